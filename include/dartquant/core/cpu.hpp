@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include <dartquant/core/backend.hpp>
+#include <dartquant/core/error.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/core/parallel.hpp>
+
+namespace dartquant {
+
+/// The CPU as a Backend: data-parallel primitives on Eigen, split into tiles whose sizes depend on shapes
+/// alone, so that every result has the same bytes for any number of threads. Copies share the threads.
+class Cpu {
+ public:
+  template <class T>
+  using Matrix = RowMatrix<T>;
+
+  /// All hardware threads.
+  Cpu() : Cpu(std::max(1, static_cast<int>(std::thread::hardware_concurrency()))) {}
+
+  /// A fork-join pool of `threads`, the calling thread included.
+  explicit Cpu(int threads) : threads_(threads) {
+    detail::require(threads >= 1, "[Cpu] ", threads, " threads: at least one is needed");
+    if (threads > 1)
+      executor_ = [pool = std::make_shared<ThreadPool>(threads)](index_t parts, auto const& task) {
+        (*pool)(parts, task);
+      };
+  }
+
+  /// The caller's threads: `executor` runs the parts, `threads` says how many it can run at once (a hint,
+  /// never a semantic).
+  Cpu(Executor executor, int threads) : executor_(std::move(executor)), threads_(threads) {
+    detail::require(threads >= 1, "[Cpu] ", threads, " threads: at least one is needed");
+  }
+
+  [[nodiscard]] int threads() const { return threads_; }
+  [[nodiscard]] Executor const& executor() const { return executor_; }
+
+  /// See dartquant::parallel_for.
+  template <class Body>
+  void parallel_for(index_t count, index_t grain, Body const& body) const {
+    dartquant::parallel_for(executor_, count, grain, body);
+  }
+
+  /// See dartquant::parallel_sum.
+  template <class Body>
+  [[nodiscard]] double parallel_sum(index_t count, index_t grain, Body const& body) const {
+    return dartquant::parallel_sum(executor_, count, grain, body);
+  }
+
+  /// body(backend, i) for every i in [0, count): independent pieces of work (the heads of a layer), side by
+  /// side, each on one thread.
+  template <class Body>
+  void for_each(index_t count, Body const& body) const {
+    parallel_for(count, 1, [&](index_t first, index_t) {
+      Cpu serial(1);
+      body(serial, first);
+    });
+  }
+
+  /// A matrix of the machine, uninitialised.
+  template <class T>
+  [[nodiscard]] Matrix<T> matrix(index_t rows, index_t cols) const {
+    return Matrix<T>(rows, cols);
+  }
+
+  /// C <- alpha op(A) op(B) + beta C, row-major, any strides. beta == 0 never reads C. Cost: 2 rows cols
+  /// depth operations. Errors: InvalidArgument when the shapes do not fit.
+  template <class T>
+  void gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
+            std::type_identity_t<MatrixView<T const>> B, Op op_b, std::type_identity_t<T> beta,
+            std::type_identity_t<MatrixView<T>> C) const;
+
+ private:
+  Executor executor_;
+  int threads_ = 1;
+};
+
+namespace detail {
+
+/// The sizes of the tiles of a product: fixed, so that the bytes of a result do not depend on threads.
+inline constexpr index_t gemm_tile_rows = 256, gemm_tile_cols = 512, gemm_tile_depth = 1024;
+
+template <class T>
+MatrixView<T const> op_rows(MatrixView<T const> A, Op op, index_t first, index_t count) {
+  return op == Op::none ? A.rows(first, count) : A.columns(first, count);
+}
+template <class T>
+MatrixView<T const> op_cols(MatrixView<T const> A, Op op, index_t first, index_t count) {
+  return op == Op::none ? A.columns(first, count) : A.rows(first, count);
+}
+
+/// One tile of a product, on the calling thread.
+template <class T>
+void gemm_tile(T alpha, MatrixView<T const> A, Op op_a, MatrixView<T const> B, Op op_b, T beta,
+               MatrixView<T> C) {
+  auto const a = as_eigen(A);
+  auto const b = as_eigen(B);
+  auto c = as_eigen(C);
+  if (beta == T(0)) c.setZero();
+  else if (beta != T(1)) c *= beta;
+  if (op_a == Op::none && op_b == Op::none) c.noalias() += alpha * a * b;
+  else if (op_a == Op::none) c.noalias() += alpha * a * b.transpose();
+  else if (op_b == Op::none) c.noalias() += alpha * a.transpose() * b;
+  else c.noalias() += alpha * a.transpose() * b.transpose();
+}
+
+}  // namespace detail
+
+template <class T>
+void Cpu::gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
+               std::type_identity_t<MatrixView<T const>> B, Op op_b, std::type_identity_t<T> beta,
+               std::type_identity_t<MatrixView<T>> C) const {
+  index_t const rows = op_a == Op::none ? A.rows() : A.cols(), depth = op_a == Op::none ? A.cols() : A.rows();
+  index_t const cols = op_b == Op::none ? B.cols() : B.rows(),
+                depth_b = op_b == Op::none ? B.rows() : B.cols();
+  detail::require(depth == depth_b && rows == C.rows() && cols == C.cols(), "[gemm] ", rows, " x ", depth,
+                  " times ", depth_b, " x ", cols, " into ", C.rows(), " x ", C.cols(),
+                  ": the shapes do not fit");
+  index_t const tiles_down = (rows + detail::gemm_tile_rows - 1) / detail::gemm_tile_rows;
+  index_t const tiles_across = (cols + detail::gemm_tile_cols - 1) / detail::gemm_tile_cols;
+  index_t const chunks =
+      tiles_down * tiles_across >= 4 ? 1 : std::max<index_t>(1, depth / detail::gemm_tile_depth);
+  auto const tile = [&](index_t index, index_t first, index_t count, T factor, MatrixView<T> target) {
+    index_t const row = index / tiles_across * detail::gemm_tile_rows,
+                  col = index % tiles_across * detail::gemm_tile_cols;
+    index_t const height = std::min(detail::gemm_tile_rows, rows - row),
+                  width = std::min(detail::gemm_tile_cols, cols - col);
+    auto const a = detail::op_cols(detail::op_rows(A, op_a, row, height), op_a, first, count);
+    auto const b = detail::op_rows(detail::op_cols(B, op_b, col, width), op_b, first, count);
+    detail::gemm_tile<T>(alpha, a, op_a, b, op_b, factor, target.block(row, col, height, width));
+  };
+  if (chunks == 1) {
+    parallel_for(tiles_down * tiles_across, 1,
+                 [&](index_t index, index_t) { tile(index, 0, depth, beta, C); });
+    return;
+  }
+  // A small result of a deep product: partial products over fixed slices of the depth, added in order.
+  std::vector<RowMatrix<T>> partial(static_cast<std::size_t>(chunks), RowMatrix<T>(rows, cols));
+  parallel_for(chunks, 1, [&](index_t chunk, index_t) {
+    index_t const first = depth * chunk / chunks, last = depth * (chunk + 1) / chunks;
+    MatrixView<T> const target = partial[static_cast<std::size_t>(chunk)];
+    for (index_t index = 0; index < tiles_down * tiles_across; ++index)
+      tile(index, first, last - first, T(0), target);
+  });
+  auto c = as_eigen(C);
+  if (beta == T(0)) c = partial[0];
+  else c = beta * c + partial[0];
+  for (std::size_t chunk = 1; chunk < partial.size(); ++chunk) c += partial[chunk];
+}
+
+}  // namespace dartquant
