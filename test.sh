@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native)
+set -euo pipefail
+cd "$(dirname "$0")"
+
+[ $# -gt 0 ] || set -- release asan-ubsan
+extra=()
+case " $* " in *" clang "*) extra+=(clang) ;; esac
+bash cmake/install-packages.sh "${extra[@]}"
+
+for preset in "$@"; do
+  echo "== $preset: configure and build"
+  cmake --preset "$preset" > /dev/null
+  cmake --build --preset "$preset"
+  echo "== $preset: test"
+  ctest --preset "$preset" --parallel "$(nproc)"
+done
