@@ -17,10 +17,12 @@ TEST_CASE("every index is visited once, for any number of threads", "[parallel]"
     for (index_t const count : {0, 1, 5, 64, 1000}) {
       for (index_t const grain : {0, 1, 3, 2000}) {
         std::vector<std::atomic<int>> visits(static_cast<std::size_t>(count));
+        std::atomic<bool> ordered = true;  // Catch's assertions belong to one thread
         cpu.parallel_for(count, grain, [&](index_t first, index_t last) {
-          REQUIRE(first < last);
+          if (first >= last) ordered = false;
           for (index_t i = first; i < last; ++i) ++visits[static_cast<std::size_t>(i)];
         });
+        REQUIRE(ordered);
         for (auto const& visit : visits) REQUIRE(visit == 1);
       }
     }
