@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/error.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/quant/fit.hpp>
+#include <dartquant/quant/int4.hpp>
+#include <dartquant/quant/options.hpp>
+
+namespace dartquant {
+
+/// A quantized matrix [rows, cols] that owns its levels, scales and zero points:
+///   value(i, j) = scale (level(i, j) - zero_point),  scale and zero point of the block of (i, j).
+/// StorageBits is 4 (two levels per byte, see pack_int4; 2..4 bits) or 8 (one level per byte, two's
+/// complement if symmetric, unsigned if asymmetric; 2..8 bits). Rows start at whole bytes.
+template <int StorageBits>
+class IntMatrix {
+  static_assert(StorageBits == 4 || StorageBits == 8);
+
+ public:
+  IntMatrix() = default;
+
+  /// All levels and zero points 0, all scales 1; the search and the clip ratio of the options play no role.
+  /// Errors: InvalidArgument for a negative size or bits that do not fit the storage.
+  IntMatrix(index_t rows, index_t cols, QuantizeOptions const& options)
+      : rows_(rows),
+        cols_(cols),
+        bits_(options.bits),
+        symmetry_(options.symmetry),
+        granularity_(options.granularity) {
+    options.validate();
+    detail::require(rows >= 0 && cols >= 0, "[IntMatrix] ", rows, " x ", cols, ": sizes cannot be negative");
+    detail::require(bits_ <= StorageBits, "[IntMatrix] ", bits_, " bits do not fit a storage of ",
+                    StorageBits, ": use quantize_int8");
+    auto const block = scale_block(granularity_, rows, cols);
+    block_ = block;
+    scale_rows_ = (rows + block.rows - 1) / block.rows;
+    scale_cols_ = (cols + block.cols - 1) / block.cols;
+    bytes_.assign(static_cast<std::size_t>(rows * row_bytes()), 0);
+    scales_.assign(static_cast<std::size_t>(scale_rows_ * scale_cols_), 1.0f);
+    zero_points_.assign(scales_.size(), 0);
+  }
+
+  [[nodiscard]] index_t rows() const { return rows_; }
+  [[nodiscard]] index_t cols() const { return cols_; }
+  [[nodiscard]] int bits() const { return bits_; }
+  [[nodiscard]] Symmetry symmetry() const { return symmetry_; }
+  [[nodiscard]] Granularity granularity() const { return granularity_; }
+  /// The shape of the block of values that shares a scale.
+  [[nodiscard]] ScaleBlock block() const { return block_; }
+
+  /// The stored levels [rows, bytes of a row].
+  [[nodiscard]] MatrixView<std::uint8_t const> bytes() const { return {bytes_.data(), rows_, row_bytes()}; }
+  [[nodiscard]] MatrixView<std::uint8_t> bytes() { return {bytes_.data(), rows_, row_bytes()}; }
+  /// The scales [ceil(rows / block rows), ceil(cols / block cols)].
+  [[nodiscard]] MatrixView<float const> scales() const { return {scales_.data(), scale_rows_, scale_cols_}; }
+  [[nodiscard]] MatrixView<float> scales() { return {scales_.data(), scale_rows_, scale_cols_}; }
+  /// The zero points, shaped like the scales; all 0 if symmetric.
+  [[nodiscard]] MatrixView<std::int32_t const> zero_points() const {
+    return {zero_points_.data(), scale_rows_, scale_cols_};
+  }
+  [[nodiscard]] MatrixView<std::int32_t> zero_points() {
+    return {zero_points_.data(), scale_rows_, scale_cols_};
+  }
+
+  /// The level of one value: in levels(bits, symmetry).
+  [[nodiscard]] int level(index_t i, index_t j) const {
+    assert(0 <= i && i < rows_ && 0 <= j && j < cols_);
+    bool const is_signed = symmetry_ == Symmetry::symmetric;
+    if constexpr (StorageBits == 4) {
+      std::uint8_t const byte = bytes_[static_cast<std::size_t>(i * row_bytes() + j / 2)];
+      if (j % 2 == 0) return is_signed ? int4_even(byte) : uint4_even(byte);
+      return is_signed ? int4_odd(byte) : uint4_odd(byte);
+    } else {
+      std::uint8_t const byte = bytes_[static_cast<std::size_t>(i * row_bytes() + j)];
+      return is_signed ? static_cast<int>(static_cast<std::int8_t>(byte)) : static_cast<int>(byte);
+    }
+  }
+
+  /// Stores the level of one value. Precondition: it lies in levels(bits, symmetry).
+  void set_level(index_t i, index_t j, int level) {
+    assert(0 <= i && i < rows_ && 0 <= j && j < cols_);
+    assert(levels(bits_, symmetry_).lowest <= level && level <= levels(bits_, symmetry_).highest);
+    if constexpr (StorageBits == 4) {
+      std::uint8_t& byte = bytes_[static_cast<std::size_t>(i * row_bytes() + j / 2)];
+      byte = j % 2 == 0 ? pack_int4(level, uint4_odd(byte)) : pack_int4(uint4_even(byte), level);
+    } else {
+      bytes_[static_cast<std::size_t>(i * row_bytes() + j)] = static_cast<std::uint8_t>(level);
+    }
+  }
+
+  /// The scale and the zero point of one value, as a quantizer.
+  [[nodiscard]] Quantizer<float> quantizer(index_t i, index_t j) const {
+    assert(0 <= i && i < rows_ && 0 <= j && j < cols_);
+    auto const at = static_cast<std::size_t>(i / block_.rows * scale_cols_ + j / block_.cols);
+    return make_quantizer(scales_[at], zero_points_[at], bits_, symmetry_);
+  }
+
+ private:
+  [[nodiscard]] index_t row_bytes() const { return StorageBits == 4 ? int4_bytes(cols_) : cols_; }
+
+  index_t rows_ = 0, cols_ = 0, scale_rows_ = 0, scale_cols_ = 0;
+  int bits_ = StorageBits;
+  Symmetry symmetry_ = Symmetry::symmetric;
+  Granularity granularity_ = per_row;
+  ScaleBlock block_;
+  std::vector<std::uint8_t> bytes_;
+  std::vector<float> scales_;
+  std::vector<std::int32_t> zero_points_;
+};
+
+using Int4Matrix = IntMatrix<4>;
+using Int8Matrix = IntMatrix<8>;
+
+/// scale (level - zero_point) for every value.
+template <int StorageBits>
+[[nodiscard]] RowMatrix<float> dequantize(Cpu const& cpu, IntMatrix<StorageBits> const& Q) {
+  RowMatrix<float> X(Q.rows(), Q.cols());
+  cpu.parallel_for(Q.rows(), detail::row_grain(Q.cols()), [&](index_t first, index_t last) {
+    for (index_t i = first; i < last; ++i)
+      for (index_t start = 0; start < Q.cols(); start += Q.block().cols) {
+        auto const quantizer = Q.quantizer(i, start);
+        index_t const end = std::min(Q.cols(), start + Q.block().cols);
+        for (index_t j = start; j < end; ++j) X(i, j) = quantizer.value(Q.level(i, j));
+      }
+  });
+  return X;
+}
+
+}  // namespace dartquant
