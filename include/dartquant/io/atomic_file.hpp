@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace dartquant {
+
+/// An output file that appears whole or not at all. It is written as `NAME.tmp.PID` in the same folder and
+/// takes its name in `commit`, after its bytes reached the disk; without a commit (an exception, an early
+/// return) the temporary is removed and an existing file of that name is untouched.
+///
+/// All members throw Error(io) with a sentence that names the file: folder missing or read-only, disk full
+/// (with the number of bytes that are missing), write error.
+class AtomicFile {
+ public:
+  /// Opens the temporary. With `expected_bytes` the space is reserved at once where the file system can, so
+  /// that a full disk shows before the work and not after it.
+  explicit AtomicFile(std::filesystem::path const& path, std::uint64_t expected_bytes = 0);
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&& other) noexcept;
+  AtomicFile(AtomicFile const&) = delete;
+  AtomicFile& operator=(AtomicFile const&) = delete;
+  ~AtomicFile();
+
+  [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
+  [[nodiscard]] std::filesystem::path const& temporary_path() const noexcept { return temporary_; }
+  /// The end of what was written so far.
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+
+  /// Appends at the end.
+  void write(std::span<std::byte const> bytes) { write_at(size_, bytes); }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Writes at a place of its own; a gap that stays unwritten reads as zeros.
+  void write_at(std::uint64_t offset, std::span<std::byte const> bytes);
+
+  /// Cuts the file to `size()`, writes it through to the disk and drops it from the page cache, so that what
+  /// is read from `temporary_path()` afterwards is what the disk holds.
+  void sync();
+  /// `sync`, then renames the temporary to `path()` and writes the folder through. At most once.
+  void commit();
+
+ private:
+  void discard() noexcept;
+
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0, reserved_ = 0;
+};
+
+/// Writes a small file (a config, an index) through AtomicFile.
+void write_file_atomically(std::filesystem::path const& path, std::string_view content);
+
+/// Copies a file byte by byte through AtomicFile. Error(io) also when both are the same file.
+void copy_file_atomically(std::filesystem::path const& from, std::filesystem::path const& to);
+
+/// Error(io) when both paths are the same file or folder on the disk, also through links. A path that does
+/// not exist yet is distinct from any.
+void require_distinct(std::filesystem::path const& input, std::filesystem::path const& output);
+
+/// Creates the folder and its parents where missing. Error(io) when it cannot be created, is no folder or
+/// cannot be written to.
+void create_output_folder(std::filesystem::path const& folder);
+
+}  // namespace dartquant
