@@ -9,17 +9,19 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/platform.hpp>
 #include <dartquant/core/view.hpp>
+#include <dartquant/quant/scale.hpp>
 
-/// Objectives of a calibration. Each maps the rotated values of one token to a number that is small when the token
-/// suits a uniform integer grid, and gives its derivative. Convention of DartQuant: the loss of a batch is the mean
-/// over tokens of the sum over channels, so one learning rate serves any batch size.
+/// Objectives of a calibration. Each maps the rotated values of one token to a number that is small when the
+/// token suits a uniform integer grid, and gives its derivative. Convention of DartQuant: the loss of a batch
+/// is the mean over tokens of the sum over channels, so one learning rate serves any batch size.
 ///
-/// To add one, write a struct with one call operator, in one of three shapes (see core/backend.hpp), and hand it to
-/// `calibrate_rotation`; nothing is registered:
+/// To add one, write a struct with one call operator, in one of three shapes (see core/backend.hpp), and hand
+/// it to `calibrate_rotation`; nothing is registered:
 ///
 ///     struct FourthMoment {                                       // elementwise: f(x) = x^4
 ///       template <class V>
-///       void operator()(V const& x, V& value, V& slope) const { slope = 4 * x * x * x; value = x * slope / 4; }
+///       void operator()(V const& x, V& value, V& slope) const { slope = 4 * x * x * x; value = x * slope /
+///       4; }
 ///     };
 ///
 /// The formulas do not include Eigen and run on a device as well. Each objective checks its own parameters in
@@ -38,8 +40,8 @@ template <std::floating_point T>
   return static_cast<T>((x > T(0)) - (x < T(0)));
 }
 
-/// The sum of f(i) over [0, count), in 16 interleaved lanes that are added in a fixed order: it vectorises, and
-/// rounding errors grow 16 times slower than in one running sum.
+/// The sum of f(i) over [0, count), in 16 interleaved lanes that are added in a fixed order: it vectorises,
+/// and rounding errors grow 16 times slower than in one running sum.
 template <class T, class F>
 [[nodiscard]] DARTQUANT_HD T lane_sum(index_t count, F const& f) {
   constexpr index_t lanes = 16;
@@ -55,9 +57,10 @@ template <class T, class F>
 
 }  // namespace detail
 
-/// Whip: f(x) = exp(-|x|), f'(x) = -sign(x) exp(-|x|), 0 at the kink. Shao et al. 2025 (arXiv 2511.04063), eq. 4.
-/// Pushes small values outward; the norm, which a rotation keeps, pulls the large ones in. Not scale invariant:
-/// meant for values of RMS about 1 (see RowScale). Per channel: Gaussian 0.523, uniform 0.475, all equal 0.368.
+/// Whip: f(x) = exp(-|x|), f'(x) = -sign(x) exp(-|x|), 0 at the kink. Shao et al. 2025 (arXiv 2511.04063),
+/// eq. 4. Pushes small values outward; the norm, which a rotation keeps, pulls the large ones in. Not scale
+/// invariant: meant for values of RMS about 1 (see RowScale). Per channel: Gaussian 0.523, uniform 0.475, all
+/// equal 0.368.
 struct Whip {
   template <class V>
   DARTQUANT_HD void operator()(V const& x, V& value, V& slope) const {
@@ -68,8 +71,9 @@ struct Whip {
   }
 };
 
-/// Second moment: f(x) = x^2. A rotation keeps a token's norm, so this carries no signal: the control experiment of
-/// the paper ("variance" of values taken as zero-mean). A calibration with it stalls and returns where it began.
+/// Second moment: f(x) = x^2. A rotation keeps a token's norm, so this carries no signal: the control
+/// experiment of the paper ("variance" of values taken as zero-mean). A calibration with it stalls and
+/// returns where it began.
 struct Variance {
   template <class V>
   DARTQUANT_HD void operator()(V const& x, V& value, V& slope) const {
@@ -78,9 +82,9 @@ struct Variance {
   }
 };
 
-/// Kurtosis about zero, one per token: n sum(x^4) / (n m^2) = n sum(x^4) / (sum x^2)^2 * n / n, i.e. channels times
-/// the fourth standardised moment, divided by `scale` so that the pull of a Gaussian token is near that of Whip.
-/// Gaussian 3, uniform 1.8, all equal 1 (per channel, before scale). An all-zero token counts 0.
+/// Kurtosis about zero: sum over channels of (x / RMS)^4 / `scale`, the RMS being the token's own. The scale
+/// brings its pull near that of Whip. Times scale and per channel: Gaussian 3, uniform 1.8, all equal 1.
+/// Tokens of zeros count 0.
 struct Kurtosis {
   double scale = 8;
 
@@ -104,9 +108,9 @@ struct Kurtosis {
   void validate() const { detail::require(scale > 0, "[Kurtosis] scale ", scale, ": must be above 0"); }
 };
 
-/// Soft-max weighted maximum of one token: channels * scale * sum p_i a_i, a = |x|, p = softmax(a / (temperature
-/// RMS)); the derivative holds the RMS constant, which a rotation keeps. temperature -> 0 gives the largest |x|.
-/// Peak suppression after InfoQuant (arXiv 2605.26175).
+/// Soft-max weighted maximum of one token: channels * scale * sum p_i a_i, a = |x|, p = softmax(a /
+/// (temperature RMS)); the derivative holds the RMS constant, which a rotation keeps. temperature -> 0 gives
+/// the largest |x|. Peak suppression after InfoQuant (arXiv 2605.26175).
 struct Peak {
   double temperature = 0.25;  ///< in units of the token's RMS
   double scale = 0.05;
@@ -137,12 +141,12 @@ struct Peak {
   }
 };
 
-/// Uniformity: half the squared 1-D Wasserstein-2 distance of a token's sorted values to U[-b, b], b = sqrt(3) RMS,
-/// summed over channels: 1/2 sum (x_(i) - t_i)^2 with midpoint quantiles t_i = b (2 (i - 1/2) / n - 1), i = 1..n.
-/// The derivative is exact: x_i - t_rank(i), less what flows through b, x_i (3 / (n b)) sum (x_(k) - t_k) t_k / b.
-/// (Under a rotation that last part and the x_i vanish in A - A^T; they matter to whoever moves x freely.)
-/// Ties are ordered by channel: any order is a subgradient. Source of the idea: github.com/shuhan-wang1/
-/// SNLP_DarterflyQuant, here per token. The half makes its slope as large as Whip's.
+/// Uniformity: half the squared 1-D Wasserstein-2 distance of a token's sorted values to U[-b, b], b =
+/// sqrt(3) RMS, summed over channels: 1/2 sum (x_(i) - t_i)^2 with midpoint quantiles t_i = b (2 (i - 1/2) /
+/// n - 1), i = 1..n. The derivative is exact: x_i - t_rank(i), less what flows through b, x_i (3 / (n b)) sum
+/// (x_(k) - t_k) t_k / b. (Under a rotation that last part and the x_i vanish in A - A^T; they matter to
+/// whoever moves x freely.) Ties are ordered by channel: any order is a subgradient. Source of the idea:
+/// github.com/shuhan-wang1/ SNLP_DarterflyQuant, here per token. The half makes its slope as large as Whip's.
 struct Uniformity {
   /// t_k / b for the k-th smallest of `channels` values, k from 0.
   template <class T>
@@ -168,35 +172,25 @@ struct Uniformity {
   }
 };
 
-/// Quantization error: sum over channels of (q(x) - x)^2, q the per-token asymmetric fake quantization to `bits`
-/// with the range [min(x, 0), max(x, 0)] times `clip`, zero point rounded to the grid. The derivative is that of the
-/// paper's "Quant" loss with rounding, scale and zero point held constant: 2 (x - q(x)). It is the exact derivative
-/// where x is neither at a rounding jump nor an end of the range. The paper's Fig. 7a: it does not train.
+/// Quantization error: sum over channels of (q(x) - x)^2, q the per-token asymmetric fake quantization to
+/// `bits` over the token's range times `clip` (quant/scale.hpp). The derivative is that of the paper's
+/// "Quant" loss: rounding, scale and zero point held constant, 2 (x - q(x)). It is the exact derivative where
+/// x is neither at a rounding jump nor an end of the range. The paper's Fig. 7a: it hardly trains.
 struct QuantError {
   int bits = 4;
   double clip = 1;
 
   template <class T>
   DARTQUANT_HD T operator()(VectorView<T const> x, VectorView<T> slope) const {
-    using std::rint;
     index_t const channels = x.size();
     T low = 0, high = 0;
     for (index_t i = 0; i < channels; ++i) {
       low = x[i] < low ? x[i] : low;
       high = x[i] > high ? x[i] : high;
     }
-    T const top = static_cast<T>((1 << bits) - 1);
-    T const step = (high - low) * static_cast<T>(clip) / top;
-    if (!(step > T(0))) {
-      for (index_t i = 0; i < channels; ++i) slope[i] = T(0);
-      return T(0);
-    }
-    T const zero = rint(-low * static_cast<T>(clip) / step);
-    for (index_t i = 0; i < channels; ++i) {
-      T code = rint(x[i] / step) + zero;
-      code = code < T(0) ? T(0) : code > top ? top : code;
-      slope[i] = T(2) * (x[i] - step * (code - zero));
-    }
+    Quantizer<T> const quantizer =
+        asymmetric_quantizer(low * static_cast<T>(clip), high * static_cast<T>(clip), bits);
+    for (index_t i = 0; i < channels; ++i) slope[i] = T(2) * (x[i] - quantizer.round_trip(x[i]));
     return detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * slope[i]; }) / T(4);
   }
   void validate() const {

@@ -33,8 +33,8 @@ struct Sgd {
   }
   /// The rate of step `step` (from 1): unchanged.
   [[nodiscard]] double rate_at(index_t /*step*/, double rate) const { return rate; }
-  /// The rate at which steady gradients of Frobenius norm `gradient_norm` move a [channels, channels] latent by
-  /// `relative_step` sqrt(channels) per step, i.e. by that fraction of the norm of an orthogonal matrix.
+  /// The rate at which steady gradients of Frobenius norm `gradient_norm` move a [channels, channels] latent
+  /// by `relative_step` sqrt(channels) per step, i.e. by that fraction of the norm of an orthogonal matrix.
   [[nodiscard]] double rate_for(double relative_step, double gradient_norm, index_t channels) const {
     return relative_step * (1 - momentum) * std::sqrt(static_cast<double>(channels)) / gradient_norm;
   }

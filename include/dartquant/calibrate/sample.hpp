@@ -20,16 +20,17 @@
 namespace dartquant {
 
 /// A bounded uniform sample of activation rows [channels], fed batch by batch from a forward pass, so that
-/// calibration data is never stored as a whole. Bottom-k sampling: every row has an id, a Philox number keyed by the
-/// seed is its priority, and the `capacity` rows of smallest priority stay. The rows kept therefore depend on the
-/// seed and the set of ids alone: not on the order of batches, nor on threads, nor on how the work was split among
-/// samples that are merged afterwards. Every subset of `capacity` rows is equally likely.
+/// calibration data is never stored as a whole. Bottom-k sampling: every row has an id, a Philox number keyed
+/// by the seed is its priority, and the `capacity` rows of smallest priority stay. The rows kept therefore
+/// depend on the seed and the set of ids alone: not on the order of batches, nor on threads, nor on how the
+/// work was split among samples that are merged afterwards. Every subset of `capacity` rows is equally
+/// likely.
 ///
-/// Ids are the caller's: the position of the token in the calibration set is a good one. An id that is in the sample
-/// already is ignored (the first row given under an id stays), so give each row an id of its own.
+/// Ids are the caller's: the position of the token in the calibration set is a good one. An id that is in the
+/// sample already is ignored (the first row given under an id stays), so give each row an id of its own.
 ///
-/// Memory: 4 capacity channels bytes at most, allocated as rows arrive. `add`, `merge` and the readers may be called
-/// from any threads at once.
+/// Memory: 4 capacity channels bytes at most, allocated as rows arrive. `add`, `merge` and the readers may be
+/// called from any threads at once.
 class ActivationSample {
  public:
   /// Errors: InvalidArgument when channels or capacity is below 1.
@@ -39,13 +40,13 @@ class ActivationSample {
     detail::require(capacity >= 1, "[ActivationSample] capacity ", capacity, ": at least one row is needed");
   }
 
-  /// Offers the rows of `batch` [rows, channels] under the ids first_row_id, first_row_id + 1, ... T: float, double,
-  /// Half or BFloat16; any stride. Errors: InvalidArgument when the channels differ or a value is not finite (then
-  /// no row of this batch is taken). Cost: one Philox block per row, one copy per row kept.
+  /// Offers the rows of `batch` [rows, channels] under the ids first_row_id, first_row_id + 1, ... T: float,
+  /// double, Half or BFloat16; any stride. Errors: InvalidArgument when the channels differ or a value is not
+  /// finite (then no row of this batch is taken). Cost: one Philox block per row, one copy per row kept.
   template <class T>
   void add(MatrixView<T const> batch, std::uint64_t first_row_id) {
-    detail::require(batch.cols() == channels_, "[ActivationSample] ", batch.cols(), " channels given to a sample of ",
-                    channels_);
+    detail::require(batch.cols() == channels_, "[ActivationSample] ", batch.cols(),
+                    " channels given to a sample of ", channels_);
     for (index_t row = 0; row < batch.rows(); ++row)
       for (index_t channel = 0; channel < channels_; ++channel)
         detail::require(std::isfinite(to_float(batch(row, channel))), "[ActivationSample] row ", row, " (id ",
@@ -55,7 +56,8 @@ class ActivationSample {
     seen_ += static_cast<std::uint64_t>(batch.rows());
     for (index_t row = 0; row < batch.rows(); ++row)
       if (float* const kept = admit(first_row_id + static_cast<std::uint64_t>(row)))
-        for (index_t channel = 0; channel < channels_; ++channel) kept[channel] = to_float(batch(row, channel));
+        for (index_t channel = 0; channel < channels_; ++channel)
+          kept[channel] = to_float(batch(row, channel));
   }
   template <class T>
   requires(!std::is_const_v<T>) void add(MatrixView<T> batch, std::uint64_t first_row_id) {
@@ -63,18 +65,22 @@ class ActivationSample {
   }
   /// Eigen matrices, maps and blocks.
   template <class M>
-  requires requires(M const& m) { typename M::Scalar; m.outerStride(); }
+  requires requires(M const& m) {
+    typename M::Scalar;
+    m.outerStride();
+  }
   void add(M const& batch, std::uint64_t first_row_id) {
     add(MatrixView<typename M::Scalar const>(batch), first_row_id);
   }
 
-  /// Takes over what `other` has seen, as if its rows had been added here. Errors: InvalidArgument when channels,
-  /// capacity or seed differ, or a sample is merged with itself.
+  /// Takes over what `other` has seen, as if its rows had been added here. Errors: InvalidArgument when
+  /// channels, capacity or seed differ, or a sample is merged with itself.
   void merge(ActivationSample const& other) {
     detail::require(this != &other, "[ActivationSample::merge] a sample cannot be merged with itself");
     detail::require(channels_ == other.channels_ && capacity_ == other.capacity_ && seed_ == other.seed_,
-                    "[ActivationSample::merge] ", other.channels_, " channels, capacity ", other.capacity_, ", seed ",
-                    other.seed_, " into ", channels_, ", ", capacity_, ", ", seed_, ": all three must be equal");
+                    "[ActivationSample::merge] ", other.channels_, " channels, capacity ", other.capacity_,
+                    ", seed ", other.seed_, " into ", channels_, ", ", capacity_, ", ", seed_,
+                    ": all three must be equal");
     std::scoped_lock lock(*mutex_, *other.mutex_);
     seen_ += other.seen_;
     for (Entry const& entry : other.heap_)
@@ -116,7 +122,8 @@ class ActivationSample {
   static constexpr index_t slots_per_block = 64;
 
   [[nodiscard]] float* slot(index_t index) const {
-    return blocks_[static_cast<std::size_t>(index / slots_per_block)].get() + index % slots_per_block * channels_;
+    return blocks_[static_cast<std::size_t>(index / slots_per_block)].get() +
+           index % slots_per_block * channels_;
   }
 
   /// Where to write the row `id`, or null when it does not belong to the sample. Called under the lock.

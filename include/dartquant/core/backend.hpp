@@ -15,6 +15,9 @@ enum class Op { none, transpose };
 /// Which part of a matrix a call reads or writes.
 enum class Triangle { lower, upper };
 
+/// Which elements of a square operand can be other than zero.
+enum class Fill { full, lower };
+
 /// What a Cholesky factorisation found.
 struct CholeskyStatus {
   /// The first pivot that was not positive and finite, or -1 when the factorisation succeeded.
@@ -23,15 +26,15 @@ struct CholeskyStatus {
 };
 
 /// An objective that is a sum over single values f(x): `objective(x, value, slope)` sets value = f(x) and
-/// slope = f'(x). The type of the three is a scalar on a device and a short array of scalars on the CPU, so the
-/// body is written once with `using std::exp;` and the like, and unqualified calls.
+/// slope = f'(x). The type of the three is a scalar on a device and a short array of scalars on the CPU, so
+/// the body is written once with `using std::exp;` and the like, and unqualified calls.
 template <class F, class T = float>
 concept ElementwiseObjective = requires(F const& objective, T const& x, T& value, T& slope) {
   objective(x, value, slope);
 };
 
-/// An objective of one token: `T value = objective(x, slope)` reads the token's values [channels] and writes the
-/// derivative by each [channels]. `slope` never overlaps `x`.
+/// An objective of one token: `T value = objective(x, slope)` reads the token's values [channels] and writes
+/// the derivative by each [channels]. `slope` never overlaps `x`.
 template <class F, class T = float>
 concept TokenObjective = requires(F const& objective, VectorView<T const> x, VectorView<T> slope) {
   { objective(x, slope) } -> std::convertible_to<T>;
@@ -65,19 +68,19 @@ struct AnyRule {
 
 }  // namespace detail
 
-/// A machine that can run a calibration. Algorithms are templates over it; only these primitives are written per
-/// machine. Matrices are row-major; `matrix<T>` owns memory of the machine and converts to a view of its space.
-/// Results do not depend on the number of threads.
+/// A machine that can run a calibration. Algorithms are templates over it; only these primitives are written
+/// per machine. Matrices are row-major; `matrix<T>` owns memory of the machine and converts to a view of its
+/// space. Results do not depend on the number of threads.
 ///
 /// | primitive | what it computes |
 /// |---|---|
 /// | matrix<T>(rows, cols) | an uninitialised matrix of the machine |
-/// | copy_in(host, X), copy_out(X, host) | host to machine and back |
+/// | copy(A, B) | B <- A, converting the element type; also between the host and the machine |
 /// | gemm(alpha, A, op, B, op, beta, C) | C <- alpha op(A) op(B) + beta C |
 /// | gram(Z, G) | G <- Z^T Z in FP64, lower triangle |
 /// | cholesky(G) | lower factor in place, FP64; reports the pivot that failed |
 /// | condition_estimate(L) | estimate of the 2-norm condition number of a lower triangle |
-/// | solve_lower(L, op, B) | B <- B op(L)^-1 |
+/// | solve_lower(L, op, B, fill) | B <- B op(L)^-1 |
 /// | multiply_lower(A, L, C) | C <- A L, L lower triangular |
 /// | skew_lower(A) | A <- strictly_lower(A - A^T) |
 /// | householder_qr(Z, Q, L) | Z = Q L^T, diag(L) >= 0 |
@@ -87,18 +90,19 @@ struct AnyRule {
 /// | frobenius_norm(A) | square root of the sum of squares, in FP64 |
 /// | for_each(count, body) | independent pieces of work side by side |
 template <class B>
-concept Backend =
-    requires(B const& backend, index_t size, MatrixView<float const> host_in, MatrixView<float> host_out,
-             MatrixView<float const, B::space> A, MatrixView<float, B::space> C,
-             MatrixView<double, B::space> G, MatrixView<double const, B::space> L, VectorView<index_t const> rows) {
+concept Backend = requires(B const& backend, index_t size, MatrixView<float const> host_in,
+                           MatrixView<float> host_out, MatrixView<float const, B::space> A,
+                           MatrixView<float, B::space> C, MatrixView<double, B::space> G,
+                           VectorView<index_t const> rows) {
   { backend.template matrix<float>(size, size) } -> std::convertible_to<MatrixView<float, B::space>>;
-  backend.copy_in(host_in, C);
-  backend.copy_out(A, host_out);
+  backend.copy(host_in, C);
+  backend.copy(A, host_out);
+  backend.copy(G, C);
   backend.template gemm<float>(1.0f, A, Op::none, A, Op::transpose, 0.0f, C);
   backend.template gram<float>(A, G);
   { backend.cholesky(G) } -> std::same_as<CholeskyStatus>;
-  { backend.condition_estimate(L) } -> std::convertible_to<double>;
-  backend.template solve_lower<float>(A, Op::transpose, C);
+  { backend.condition_estimate(A) } -> std::convertible_to<double>;
+  backend.template solve_lower<float>(A, Op::transpose, C, Fill::full);
   backend.template multiply_lower<float>(A, A, C);
   backend.template skew_lower<float>(C);
   backend.template householder_qr<float>(A, C, G);

@@ -18,6 +18,7 @@ namespace dartquant {
 /// alone, so that every result has the same bytes for any number of threads. Copies share the threads.
 class Cpu {
  public:
+  static constexpr Space space = Space::host;
   template <class T>
   using Matrix = RowMatrix<T>;
 
@@ -76,6 +77,79 @@ class Cpu {
   void gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
             std::type_identity_t<MatrixView<T const>> B, Op op_b, std::type_identity_t<T> beta,
             std::type_identity_t<MatrixView<T>> C) const;
+
+  // Triangular factors and products with them: core/cpu_factorization.hpp.
+
+  /// G <- Z^T Z in FP64, lower triangle only (tiles on the diagonal are written whole). Z [rows, n], G [n,
+  /// n].
+  template <class T>
+  void gram(std::type_identity_t<MatrixView<T const>> Z, MatrixView<double> G) const;
+
+  /// G = L L^T from the lower triangle of G: L replaces G, zeros above the diagonal. The status names the
+  /// first pivot that was not positive and finite; G is then half factored. Cost: n^3 / 3.
+  [[nodiscard]] CholeskyStatus cholesky(MatrixView<double> G) const;
+
+  /// Estimate of the 2-norm condition number of the lower triangle L, from below, by a few steps of power and
+  /// inverse iteration: good to a factor of about 2, and much better when one singular value stands out.
+  /// Infinite when a diagonal element is 0. Cost: 5 n^2.
+  template <class T>
+  [[nodiscard]] double condition_estimate(MatrixView<T> L) const;
+
+  /// B <- B op(L)^-1 with L [n, n] lower triangular (what is above its diagonal is not read), diag(L) not 0.
+  /// Fill::lower: B is square and lower triangular, and so is the result (op none only). Cost: rows n^2, or
+  /// n^3 / 3.
+  template <class T>
+  void solve_lower(std::type_identity_t<MatrixView<T const>> L, Op op, std::type_identity_t<MatrixView<T>> B,
+                   Fill fill = Fill::full) const;
+
+  /// C <- A L with L lower triangular, stored with zeros above its diagonal; C overlaps neither. Cost: rows
+  /// n^2.
+  template <class T>
+  void multiply_lower(std::type_identity_t<MatrixView<T const>> A,
+                      std::type_identity_t<MatrixView<T const>> L,
+                      std::type_identity_t<MatrixView<T>> C) const;
+
+  /// A <- strictly_lower(A - A^T), zeros elsewhere.
+  template <class T>
+  void skew_lower(std::type_identity_t<MatrixView<T>> A) const;
+
+  /// Z = Q L^T by Householder reflections in FP64: Q [n, n] orthogonal, L lower triangular with diag(L) >= 0
+  /// and zeros above. Any finite Z, of any rank. One thread. Cost: 8 n^3 / 3.
+  template <class T>
+  void householder_qr(std::type_identity_t<MatrixView<T const>> Z, std::type_identity_t<MatrixView<T>> Q,
+                      MatrixView<double> L) const;
+
+  // Passes over the rows of a matrix: core/cpu_rows.hpp.
+
+  /// to <- from, converting the element type; on other machines also from and to the host.
+  template <class From, class To>
+  void copy(MatrixView<From> from, MatrixView<To> to) const;
+
+  /// The mean over the rows of O of `objective`, and slope <- its derivative by O (mean included). slope must
+  /// not overlap O. See ElementwiseObjective, TokenObjective and RankedObjective.
+  template <class T, class Objective>
+  double objective(Objective const& objective, std::type_identity_t<MatrixView<T const>> O,
+                   std::type_identity_t<MatrixView<T>> slope) const;
+
+  /// One step of an optimizer, element by element: rule.update(gradient, rate, value, first, second). A state
+  /// that the rule does not use may be an empty view.
+  template <class T, class Rule>
+  void update(Rule const& rule, T rate, std::type_identity_t<MatrixView<T const>> gradient,
+              std::type_identity_t<MatrixView<T>> first, std::type_identity_t<MatrixView<T>> second,
+              std::type_identity_t<MatrixView<T>> value) const;
+
+  /// Y_i <- X_rows[i]. The indices are not checked.
+  template <class T>
+  void gather_rows(std::type_identity_t<MatrixView<T const>> X, VectorView<index_t const> rows,
+                   std::type_identity_t<MatrixView<T>> Y) const;
+
+  /// Every row divided by its root mean square; rows of zeros stay.
+  template <class T>
+  void normalize_rows(std::type_identity_t<MatrixView<T>> Y) const;
+
+  /// sqrt(sum of squares), summed in FP64.
+  template <class T>
+  [[nodiscard]] double frobenius_norm(std::type_identity_t<MatrixView<T const>> A) const;
 
  private:
   Executor executor_;
@@ -156,3 +230,6 @@ void Cpu::gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
 }
 
 }  // namespace dartquant
+
+#include <dartquant/core/cpu_factorization.hpp>
+#include <dartquant/core/cpu_rows.hpp>

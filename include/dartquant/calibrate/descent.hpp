@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/qr_orth.hpp>
+#include <dartquant/core/backend.hpp>
+#include <dartquant/core/matrix.hpp>
+
+namespace dartquant::detail {
+
+/// The latent's condition number above which it is replaced by its rotation, Z <- R. The loss stays;
+/// gradients are bounded by 1 / sigma_min(U), so this keeps them tame. The optimizer's state refers to the
+/// old latent and starts again from zero. Z can only drift apart slowly, so this is rare.
+inline constexpr double restart_condition = 100;
+
+/// The state of a descent on the latent Z [n, n] of a rotation: `forward` gives the loss of a batch under the
+/// current rotation, `backward` takes one step for that batch.
+template <class T, class B, class Objective, class Optimizer>
+class Descent {
+ public:
+  using Matrix = typename B::template Matrix<T>;
+  using View = MatrixView<T, B::space>;
+  using ConstView = MatrixView<T const, B::space>;
+
+  Descent(B const& backend, CalibrationOptions<Objective, Optimizer> const& options, ConstView Z,
+          index_t batch_rows, index_t steps)
+      : backend_(backend),
+        options_(options),
+        steps_(steps),
+        channels_(Z.rows()),
+        Z_(backend.template matrix<T>(channels_, channels_)),
+        O_(backend.template matrix<T>(batch_rows, channels_)),
+        slope_(backend.template matrix<T>(batch_rows, channels_)) {
+    backend_.copy(Z, View(Z_));
+    reset_optimizer();
+  }
+
+  /// The loss of X [rows, channels], rows <= batch_rows, under R = qr(Z).Q.
+  [[nodiscard]] double forward(ConstView X) {
+    if (!fresh_) orthonormalize();
+    rows_ = X.rows();
+    View const O = View(O_).rows(0, rows_), slope = View(slope_).rows(0, rows_);
+    backend_.template gemm<T>(T(1), X, Op::none, factor_.rotation, Op::none, T(0), O);
+    return backend_.template objective<T>(options_.objective, O, slope);
+  }
+
+  /// One step along the gradient of the last forward. False, and nothing is changed, when the gradient is not
+  /// finite or, at the first step, no more than rounding.
+  [[nodiscard]] bool backward() {
+    auto A = backend_.template matrix<T>(channels_, channels_);
+    backend_.template gemm<T>(T(1), View(O_).rows(0, rows_), Op::transpose, View(slope_).rows(0, rows_),
+                              Op::none, T(0), A);
+    double const whole = taken_ == 0 ? backend_.template frobenius_norm<T>(A) : 0;
+    Matrix const gradient = qr_orth_gradient<T>(backend_, factor_, A);
+    double const norm = backend_.template frobenius_norm<T>(A);  // that of the gradient
+    if (!std::isfinite(norm)) {
+      finite_ = false;
+      return false;
+    }
+    if (taken_ == 0) {
+      if (norm <= 100 * static_cast<double>(std::numeric_limits<T>::epsilon()) * whole) return false;
+      rate_ = options_.learning_rate ? static_cast<double>(*options_.learning_rate)
+                                     : options_.optimizer.rate_for(options_.relative_step, norm, channels_);
+    }
+    double const rate = rate_ * schedule_factor(options_.schedule, taken_, steps_);
+    ++taken_;
+    ++optimizer_step_;
+    backend_.template update<T>(options_.optimizer,
+                                static_cast<T>(options_.optimizer.rate_at(optimizer_step_, rate)), gradient,
+                                first_, second_, Z_);
+    fresh_ = false;
+    finite_ = std::isfinite(backend_.template frobenius_norm<T>(Z_));
+    return finite_;
+  }
+
+  [[nodiscard]] bool finite() const { return finite_; }
+  [[nodiscard]] Matrix const& rotation() const { return factor_.rotation; }
+  [[nodiscard]] double rate() const { return rate_; }
+  [[nodiscard]] index_t taken() const { return taken_; }
+  [[nodiscard]] double largest_condition() const { return largest_condition_; }
+  [[nodiscard]] bool used_householder() const { return used_householder_; }
+
+ private:
+  void orthonormalize() {
+    factor_ = qr_orth<T>(backend_, Z_, options_.qr_path);
+    fresh_ = true;
+    largest_condition_ = std::max(largest_condition_, factor_.condition);
+    used_householder_ = used_householder_ || factor_.path == QrPath::householder;
+    if (factor_.condition <= restart_condition) return;
+    RowMatrix<T> const identity = RowMatrix<T>::Identity(channels_, channels_);
+    backend_.copy(ConstView(factor_.rotation), View(Z_));
+    backend_.copy(MatrixView<T const>(identity), View(factor_.lower));
+    factor_.condition = 1;
+    reset_optimizer();
+  }
+
+  void reset_optimizer() {
+    RowMatrix<T> const zeros = RowMatrix<T>::Zero(channels_, channels_);
+    if (Optimizer::state_count >= 1) {
+      first_ = backend_.template matrix<T>(channels_, channels_);
+      backend_.copy(MatrixView<T const>(zeros), View(first_));
+    }
+    if (Optimizer::state_count >= 2) {
+      second_ = backend_.template matrix<T>(channels_, channels_);
+      backend_.copy(MatrixView<T const>(zeros), View(second_));
+    }
+    optimizer_step_ = 0;
+  }
+
+  B const& backend_;
+  CalibrationOptions<Objective, Optimizer> const& options_;
+  index_t steps_, channels_, rows_ = 0, taken_ = 0, optimizer_step_ = 0;
+  Matrix Z_, O_, slope_, first_, second_;
+  QrOrth<B, T> factor_;
+  double rate_ = 0, largest_condition_ = 1;
+  bool fresh_ = false, finite_ = true, used_householder_ = false;
+};
+
+}  // namespace dartquant::detail
