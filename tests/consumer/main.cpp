@@ -11,8 +11,10 @@ int main() {
   dq::Philox const random(1);
   dq::RowMatrix<float> X(512, 64), W(32, 64);
   for (dq::index_t i = 0; i < X.size(); ++i)
-    X.data()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i))) * (i % 64 == 7 ? 20.0f : 1.0f);
-  for (dq::index_t i = 0; i < W.size(); ++i) W.data()[i] = static_cast<float>(random.uniform(static_cast<std::uint64_t>(i))) - 0.5f;
+    X.data()[i] =
+        static_cast<float>(random.normal(static_cast<std::uint64_t>(i))) * (i % 64 == 7 ? 20.0f : 1.0f);
+  for (dq::index_t i = 0; i < W.size(); ++i)
+    W.data()[i] = static_cast<float>(random.uniform(static_cast<std::uint64_t>(i))) - 0.5f;
 
   auto const found = dq::calibrate_rotation(cpu, X, {.objective = dq::Whip{}, .epochs = 10, .seed = 1});
   dq::RowMatrix<float> const before = X * W.transpose();
@@ -23,6 +25,7 @@ int main() {
   dq::RowMatrix<float> const Y = dq::matmul(cpu, X4, W4);
 
   float const error = (Y - before).norm() / before.norm();
-  std::printf("DartQuant %s: relative error of the 4-bit product %.3f\n", dq::version().c_str(), static_cast<double>(error));
+  std::printf("DartQuant %s: relative error of the 4-bit product %.3f\n", dq::version().c_str(),
+              static_cast<double>(error));
   return found.orthogonality < 30 && error < 0.3f ? 0 : 1;
 }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <dartquant/version.hpp>
+
+#include <dartquant/core/backend.hpp>
+#include <dartquant/core/butterfly.hpp>
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/cpu_factorization.hpp>
+#include <dartquant/core/cpu_rows.hpp>
+#include <dartquant/core/error.hpp>
+#include <dartquant/core/half.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/core/parallel.hpp>
+#include <dartquant/core/platform.hpp>
+#include <dartquant/core/random.hpp>
+#include <dartquant/core/view.hpp>
+
+#include <dartquant/transform/block_rotation.hpp>
+#include <dartquant/transform/hadamard.hpp>
+#include <dartquant/transform/hadamard_matrix.hpp>
+#include <dartquant/transform/paley.hpp>
+#include <dartquant/transform/permutation.hpp>
+#include <dartquant/transform/rotation.hpp>
+#include <dartquant/transform/transform.hpp>
+#include <dartquant/transform/williamson.hpp>
+
+#include <dartquant/quant/clip_search.hpp>
+#include <dartquant/quant/fake_quantize.hpp>
+#include <dartquant/quant/fit.hpp>
+#include <dartquant/quant/granularity.hpp>
+#include <dartquant/quant/int4.hpp>
+#include <dartquant/quant/int_matrix.hpp>
+#include <dartquant/quant/matmul.hpp>
+#include <dartquant/quant/options.hpp>
+#include <dartquant/quant/quantization_error.hpp>
+#include <dartquant/quant/quantize.hpp>
+#include <dartquant/quant/scale.hpp>
+
+#include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/calibrate/descent.hpp>
+#include <dartquant/calibrate/objective.hpp>
+#include <dartquant/calibrate/optimizer.hpp>
+#include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/qr_orth.hpp>
+#include <dartquant/calibrate/sample.hpp>
+
+#include <dartquant/io/atomic_file.hpp>
+#include <dartquant/io/checkpoint.hpp>
+#include <dartquant/io/mapped_file.hpp>
+#include <dartquant/io/npy.hpp>
+#include <dartquant/io/safetensors.hpp>
+#include <dartquant/io/tokenizer.hpp>
+
+#include <dartquant/model/architecture.hpp>
+#include <dartquant/model/fold.hpp>
+#include <dartquant/model/forward.hpp>
+#include <dartquant/model/pipeline.hpp>
