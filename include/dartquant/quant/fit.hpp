@@ -73,11 +73,11 @@ void fit_and_visit(Cpu const& cpu, MatrixView<T const> X, QuantizeOptions const&
                    char const* function, Keep const& keep, Visit const& visit) {
   options.validate();
   if (X.rows() == 0 || X.cols() == 0) return;
-  auto const [block_rows, block_cols] = scale_block(options.granularity, X.rows(), X.cols());
-  index_t const width = block_cols, grain = row_grain(X.cols());
+  index_t const width = scale_block(options.granularity, X.rows(), X.cols()).cols;
+  index_t const grain = row_grain(X.cols());
   index_t const scales_across = (X.cols() + width - 1) / width;
-  if (block_rows == 1 && options.granularity.kind != Granularity::Kind::column &&
-      options.granularity.kind != Granularity::Kind::tensor) {
+  if (options.granularity.kind == Granularity::Kind::row ||
+      options.granularity.kind == Granularity::Kind::group) {
     cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
       Cpu const serial(1);
       for (index_t i = first; i < last; ++i)

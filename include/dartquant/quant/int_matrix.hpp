@@ -39,10 +39,9 @@ class IntMatrix {
     detail::require(rows >= 0 && cols >= 0, "[IntMatrix] ", rows, " x ", cols, ": sizes cannot be negative");
     detail::require(bits_ <= StorageBits, "[IntMatrix] ", bits_, " bits do not fit a storage of ",
                     StorageBits, ": use quantize_int8");
-    auto const block = scale_block(granularity_, rows, cols);
-    block_ = block;
-    scale_rows_ = (rows + block.rows - 1) / block.rows;
-    scale_cols_ = (cols + block.cols - 1) / block.cols;
+    block_ = scale_block(granularity_, rows, cols);
+    scale_rows_ = (rows + block_.rows - 1) / block_.rows;
+    scale_cols_ = (cols + block_.cols - 1) / block_.cols;
     bytes_.assign(static_cast<std::size_t>(rows * row_bytes()), 0);
     scales_.assign(static_cast<std::size_t>(scale_rows_ * scale_cols_), 1.0f);
     zero_points_.assign(scales_.size(), 0);
@@ -96,15 +95,19 @@ class IntMatrix {
     }
   }
 
-  /// The scale and the zero point of one value, as a quantizer.
+  /// The scale and the zero point that hold for one value; both together, as a quantizer.
+  [[nodiscard]] float scale(index_t i, index_t j) const { return scales_[scale_index(i, j)]; }
+  [[nodiscard]] int zero_point(index_t i, index_t j) const { return zero_points_[scale_index(i, j)]; }
   [[nodiscard]] Quantizer<float> quantizer(index_t i, index_t j) const {
-    assert(0 <= i && i < rows_ && 0 <= j && j < cols_);
-    auto const at = static_cast<std::size_t>(i / block_.rows * scale_cols_ + j / block_.cols);
-    return make_quantizer(scales_[at], zero_points_[at], bits_, symmetry_);
+    return make_quantizer(scale(i, j), zero_point(i, j), bits_, symmetry_);
   }
 
  private:
   [[nodiscard]] index_t row_bytes() const { return StorageBits == 4 ? int4_bytes(cols_) : cols_; }
+  [[nodiscard]] std::size_t scale_index(index_t i, index_t j) const {
+    assert(0 <= i && i < rows_ && 0 <= j && j < cols_);
+    return static_cast<std::size_t>(i / block_.rows * scale_cols_ + j / block_.cols);
+  }
 
   index_t rows_ = 0, cols_ = 0, scale_rows_ = 0, scale_cols_ = 0;
   int bits_ = StorageBits;

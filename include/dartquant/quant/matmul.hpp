@@ -41,7 +41,7 @@ template <int StorageBits>
   RowMatrix<std::int16_t> centered(count, Q.cols());
   for (index_t i = 0; i < count; ++i)
     for (index_t start = 0; start < Q.cols(); start += Q.block().cols) {
-      int const zero_point = Q.quantizer(first + i, start).zero_point;
+      int const zero_point = Q.zero_point(first + i, start);
       index_t const end = std::min(Q.cols(), start + Q.block().cols);
       for (index_t j = start; j < end; ++j)
         centered(i, j) = static_cast<std::int16_t>(Q.level(first + i, j) - zero_point);
@@ -79,8 +79,8 @@ template <int BitsX, int BitsW>
             index_t const j = runs[run];
             auto const sum =
                 integer_dot(x.data() + i * x.cols() + j, w.data() + o * w.cols() + j, runs[run + 1] - j);
-            y += static_cast<double>(X.quantizer(first_x + i, j).scale) *
-                 static_cast<double>(W.quantizer(first_w + o, j).scale) * static_cast<double>(sum);
+            y += static_cast<double>(X.scale(first_x + i, j)) * static_cast<double>(W.scale(first_w + o, j)) *
+                 static_cast<double>(sum);
           }
           Y(first_x + i, first_w + o) = static_cast<float>(y);
         }
