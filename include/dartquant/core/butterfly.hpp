@@ -60,7 +60,8 @@ void walsh_hadamard(MatrixView<T> X, index_t length) {
   for (index_t row = 0; row < X.rows(); ++row) {
     for (index_t first = 0; first < X.cols(); first += length) {
       T* const x = X.data() + row * X.stride() + first;
-      index_t h = 1;
+      if (length >= 4) detail::butterfly_radix4(x, length, 1);  // a constant, so that it is unrolled
+      index_t h = length >= 4 ? 4 : 1;
       for (; 4 * h <= length; h *= 4) detail::butterfly_radix4(x, length, h);
       if (h < length) detail::butterfly_radix2(x, length, h);
     }

@@ -81,7 +81,7 @@ class Hadamard {
   void transform(Cpu const& cpu, MatrixView<T> X, Op op) const {
     detail::require(X.cols() == channels_, "[Hadamard] activations of ", X.rows(), " x ", X.cols(),
                     ": the transform is for ", channels_, " channels");
-    constexpr index_t values_per_range = 65536;
+    constexpr index_t values_per_range = 16384;
     index_t const length = index_t{1} << order_.power;
     T const scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(block_)));
     cpu.parallel_for(X.rows(), std::max<index_t>(1, values_per_range / channels_),

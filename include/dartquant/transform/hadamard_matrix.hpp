@@ -52,7 +52,7 @@ namespace detail {
 /// n = base * 2^power with the smallest base that a construction known here gives: Sylvester (base 1), Paley
 /// I and II over GF(p) and GF(p^k), Williamson by search; nothing when there is none up to
 /// largest_hadamard_base. 13696 is the one dimension of a common model without: 428, 856, ... are out of
-/// reach. Errors: InvalidArgument for n < 1. Cost: microseconds, or up to a second where Williamson's search
+/// reach. Errors: InvalidArgument for n < 1. Cost: microseconds, or up to 0.1 s where Williamson's search
 /// is needed and fails.
 [[nodiscard]] inline std::optional<HadamardOrder> hadamard_order(index_t n) {
   detail::require(n >= 1, "[hadamard_order] order ", n, ": must be at least 1");

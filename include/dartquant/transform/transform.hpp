@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <ranges>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -100,6 +99,8 @@ class DenseRotation {
  private:
   template <class T>
   void multiply(Cpu const& cpu, MatrixView<T> X, Op op) const {
+    detail::require(X.cols() == channels(), "[DenseRotation] matrix of ", X.rows(), " x ", X.cols(),
+                    ": the rotation is for ", channels(), " channels");
     RowMatrix<T> const factor = rotation_->template cast<T>();
     RowMatrix<T> rotated(X.rows(), X.cols());
     cpu.gemm<T>(T(1), X, Op::none, factor, op, T(0), rotated);
@@ -169,8 +170,8 @@ class Transform {
   template <class T>
   void run_inverse(Cpu const& cpu, MatrixView<T> X) const {
     check(X);
-    for (Step const& step : steps_ | std::views::reverse)
-      std::visit([&](auto const& s) { s.apply_inverse(cpu, X); }, step);
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step)
+      std::visit([&](auto const& s) { s.apply_inverse(cpu, X); }, *step);
   }
 
   template <class T>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -50,50 +51,87 @@ using WilliamsonSequences = std::array<std::vector<int>, 4>;
   return sum;
 }
 
-/// Four sequences, constant on the orbits, whose autocorrelations add up to zero at every shift: that is the
-/// condition on the circulants, in integers. Each sequence gets a 64-bit random linear form of its
-/// autocorrelations; pairs are sorted by the sum of their forms, a pair with the opposite sum is the other
-/// half, and the match is then checked exactly. Cost: 4^orbits / 2 pairs.
-[[nodiscard]] inline std::optional<WilliamsonSequences> williamson_on(UnitOrbits const& orbits) {
-  struct Pair {
-    std::uint64_t form;
-    std::uint32_t first, second;
-  };
-  std::size_t const count = std::size_t{1} << orbits.representative.size();
-  std::vector<std::uint64_t> form(count);
-  for (std::uint32_t signs = 0; signs < count; ++signs) {
-    std::vector<int> const a = orbit_sequence(orbits, signs);
-    for (std::size_t k = 0; k < orbits.representative.size(); ++k)
-      form[signs] +=
-          static_cast<std::uint64_t>(autocorrelation(a, orbits.representative[k])) * Philox(1).bits(k);
+/// Whether the autocorrelations of the four sequences add up to zero at every shift.
+[[nodiscard]] inline bool is_williamson(WilliamsonSequences const& sequences, UnitOrbits const& orbits) {
+  return std::ranges::all_of(orbits.representative, [&](index_t shift) {
+    index_t sum = 0;
+    for (std::vector<int> const& a : sequences) sum += autocorrelation(a, shift);
+    return sum == 0;
+  });
+}
+
+/// Two sequences, by the signs of their orbits, and the sum of their forms.
+struct SequencePair {
+  std::uint64_t form;
+  std::uint32_t first, second;
+};
+
+/// The sequences that are constant on given orbits. Each has a form: a fixed random linear function, modulo
+/// 2^64, of its autocorrelations. The autocorrelations of several sequences add up to zero at every shift
+/// only if their forms do.
+class OrbitSequences {
+ public:
+  explicit OrbitSequences(UnitOrbits const& orbits) : form_(std::size_t{1} << orbits.representative.size()) {
+    Philox const random(1);
+    for (std::uint32_t signs = 0; signs < form_.size(); ++signs) {
+      std::vector<int> const a = orbit_sequence(orbits, signs);
+      for (std::size_t k = 0; k < orbits.representative.size(); ++k)
+        form_[signs] +=
+            static_cast<std::uint64_t>(autocorrelation(a, orbits.representative[k])) * random.bits(k);
+      index_t const sum = std::accumulate(a.begin(), a.end(), index_t{0});
+      by_square_[sum * sum].push_back(signs);
+    }
   }
-  std::vector<Pair> pairs;
-  for (std::uint32_t i = 0; i < count; ++i)
-    for (std::uint32_t j = i; j < count; ++j) pairs.push_back({form[i] + form[j], i, j});
-  auto const less = [](Pair const& a, Pair const& b) {
-    return std::array<std::uint64_t, 3>{a.form, a.first, a.second} <
-           std::array<std::uint64_t, 3>{b.form, b.first, b.second};
+
+  /// The pairs whose squared sums add up to `squares`.
+  [[nodiscard]] std::vector<SequencePair> pairs(index_t squares) const {
+    std::vector<SequencePair> result;
+    for (auto const& [square, firsts] : by_square_) {
+      auto const seconds = by_square_.find(squares - square);
+      if (2 * square > squares || seconds == by_square_.end()) continue;
+      for (std::uint32_t const i : firsts)
+        for (std::uint32_t const j : seconds->second)
+          if (2 * square < squares || i <= j) result.push_back({form_[i] + form_[j], i, j});
+    }
+    return result;
+  }
+
+ private:
+  std::vector<std::uint64_t> form_;
+  std::map<index_t, std::vector<std::uint32_t>> by_square_;
+};
+
+/// Four sequences, constant on the orbits, whose autocorrelations add up to zero at every shift: that is the
+/// condition on the circulants, in integers. It makes the four squared sums add up to 4 m, so a pair with
+/// squares p is matched with pairs with squares 4 m - p and the opposite form; a match is then checked
+/// exactly.
+[[nodiscard]] inline std::optional<WilliamsonSequences> williamson_on(UnitOrbits const& orbits) {
+  OrbitSequences const sequences(orbits);
+  index_t const m = static_cast<index_t>(orbits.label.size());
+  auto const less = [](SequencePair const& a, SequencePair const& b) {
+    return a.form != b.form ? a.form < b.form
+                            : (a.first != b.first ? a.first < b.first : a.second < b.second);
   };
-  std::sort(pairs.begin(), pairs.end(), less);
-  for (Pair const& pair : pairs) {
-    auto const other = std::lower_bound(pairs.begin(), pairs.end(), Pair{0 - pair.form, 0, 0}, less);
-    if (other == pairs.end() || other->form != 0 - pair.form) continue;
-    WilliamsonSequences const found{orbit_sequence(orbits, pair.first), orbit_sequence(orbits, pair.second),
-                                    orbit_sequence(orbits, other->first),
-                                    orbit_sequence(orbits, other->second)};
-    bool const exact = std::ranges::all_of(orbits.representative, [&](index_t shift) {
-      return std::accumulate(found.begin(), found.end(), index_t{0}, [&](index_t sum, auto const& a) {
-               return sum + autocorrelation(a, shift);
-             }) == 0;
-    });
-    if (exact) return found;
+  for (index_t squares = 2; squares <= 2 * m; ++squares) {
+    std::vector<SequencePair> halves = sequences.pairs(squares);
+    if (halves.empty()) continue;
+    std::sort(halves.begin(), halves.end(), less);
+    for (SequencePair const& pair : sequences.pairs(4 * m - squares)) {
+      auto const other =
+          std::lower_bound(halves.begin(), halves.end(), SequencePair{0 - pair.form, 0, 0}, less);
+      if (other == halves.end() || other->form != 0 - pair.form) continue;
+      WilliamsonSequences const found{orbit_sequence(orbits, pair.first), orbit_sequence(orbits, pair.second),
+                                      orbit_sequence(orbits, other->first),
+                                      orbit_sequence(orbits, other->second)};
+      if (is_williamson(found, orbits)) return found;
+    }
   }
   return std::nullopt;
 }
 
 /// Williamson sequences of odd length m, searched among those that are constant on the orbits of a group of
 /// units with at most 11 orbits, fewest orbits first. Nothing found does not mean that none exist.
-/// Cost: below a second for any m (11 orbits: 2 million pairs).
+/// Cost: tens of milliseconds with 11 orbits (some 100,000 pairs a side), below 1 ms with 7.
 [[nodiscard]] inline std::optional<WilliamsonSequences> williamson_sequences(index_t m) {
   constexpr std::size_t most_orbits = 11;
   std::vector<UnitOrbits> candidates;
