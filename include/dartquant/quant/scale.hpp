@@ -42,8 +42,8 @@ template <class T>
 }
 
 /// The map between values and levels under one scale:
-///   level q = clamp(round(x / scale) + zero_point, lowest level, highest level),  value = scale (q -
-///   zero_point).
+///   level q = clamp(round(x / scale) + zero_point, lowest level, highest level)
+///   value   = scale (q - zero_point)
 /// The quotient is formed as x * inverse with inverse = fl(1 / scale), here and in every kernel: one division
 /// per scale instead of one per value. It differs from x / scale only within a rounding error of a tie. Equal
 /// inputs give equal levels on every machine.
