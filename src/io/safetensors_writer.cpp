@@ -176,9 +176,9 @@ SafetensorsWriter::Layout::Layout(std::vector<TensorInfo>&& declared,
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path const& path, std::vector<TensorInfo> tensors,
                                      std::map<std::string, std::string> const& metadata)
-    : SafetensorsWriter(path, Layout(std::move(tensors), metadata)) {}
+    : SafetensorsWriter(Layout(std::move(tensors), metadata), path) {}
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path const& path, Layout&& layout)
+SafetensorsWriter::SafetensorsWriter(Layout&& layout, std::filesystem::path const& path)
     : tensors_(std::move(layout.tensors)), file_(path, layout.total) {
   file_.write(layout.head);
 }

@@ -152,7 +152,7 @@ class SafetensorsWriter {
  private:
   struct Progress;
   struct Layout;
-  SafetensorsWriter(std::filesystem::path const& path, Layout&& layout);
+  SafetensorsWriter(Layout&& layout, std::filesystem::path const& path);
   template <class T>
   void append_values(std::string_view name, MatrixView<T const> values);
   Progress& progress(std::string_view name);
