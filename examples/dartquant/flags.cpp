@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flags.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include <dartquant/core/error.hpp>
+
+namespace dartquant::program {
+
+void add_common_flags(CLI::App& command, CommonFlags& flags) {
+  flags.threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 256);
+  command
+      .add_option("model", flags.model,
+                  "Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json)")
+      ->type_name("MODEL")
+      ->required();
+  command.add_option("--seed", flags.seed, "of everything random; the same seed gives the same bytes")
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_option("--threads", flags.threads, "threads to use; results do not depend on it")
+      ->type_name("N")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command.add_option("--json", flags.json, "write the results to this file as JSON")->type_name("FILE");
+  command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
+}
+
+void add_text_flags(CLI::App& command, TextSource& source, std::string const& text_names,
+                    std::string const& token_names, std::string const& purpose) {
+  auto* const text =
+      command.add_option(text_names, source.text, "text file " + purpose + ", encoded as one document");
+  auto* const tokens =
+      command.add_option(token_names, source.tokens, "token ids instead: a one-dimensional .npy file");
+  text->type_name("TEXT");
+  tokens->type_name("FILE.npy")->excludes(text);
+}
+
+void require_given(TextSource const& source, std::string const& names) {
+  detail::require(source.given(), "no text was given: add ", names);
+}
+
+void add_method_flag(CLI::App& command, LearningFlags& flags) {
+  command
+      .add_option(
+          "--method", flags.method,
+          "dartquant (Whip), uniformity, kurtosis, variance, peak, quant-error; quarot (random Hadamard); "
+          "rtn (none)")
+      ->type_name("NAME")
+      ->capture_default_str();
+}
+
+void add_learning_flags(CLI::App& command, LearningFlags& flags) {
+  std::string const group = "Learning (0: the default of the method)";
+  auto const positive = CLI::Range(index_t{1}, index_t{1} << 40);
+  auto const counted = CLI::Range(index_t{0}, index_t{1} << 40);
+  command
+      .add_option("--samples,--nsamples", flags.samples,
+                  "windows of text to learn from, spread over the whole file")
+      ->type_name("N")
+      ->check(positive)
+      ->capture_default_str();
+  auto const add = [&](char const* name, auto& value, char const* help, char const* type,
+                       CLI::Validator const& check) {
+    command.add_option(name, value, help)->type_name(type)->check(check)->capture_default_str()->group(group);
+  };
+  add("--rows", flags.r1_rows, "activation rows kept for R1, of all layers", "N", positive);
+  add("--r2-rows", flags.r2_rows, "activation rows kept for R2, per layer", "N", positive);
+  add("--epochs", flags.r1.epochs, "passes over the rows for R1", "N", counted);
+  add("--r2-epochs", flags.r2.epochs, "passes over the rows for R2", "N", counted);
+  add("--batch-rows", flags.r1.batch_rows, "rows per step of R1", "N", counted);
+  add("--r2-batch-rows", flags.r2.batch_rows, "rows per step of R2", "N", counted);
+  add("--lr", flags.r1.learning_rate, "learning rate of R1", "RATE", CLI::NonNegativeNumber);
+  add("--r2-lr", flags.r2.learning_rate, "learning rate of R2", "RATE", CLI::NonNegativeNumber);
+}
+
+ModelCalibrationOptions LearningFlags::options(RotationSet rotations, std::uint64_t seed) const {
+  return {.method = parse_method(method), .rotations = rotations, .seed = seed, .r1 = r1, .r2 = r2};
+}
+
+CaptureOptions LearningFlags::capture(std::uint64_t seed, Progress progress) const {
+  return {.r1_rows = r1_rows, .r2_rows = r2_rows, .seed = seed, .progress = std::move(progress)};
+}
+
+void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& purpose) {
+  command.add_option("--scheme", flags.scheme, purpose)->type_name("wNaNkvN")->capture_default_str();
+  std::string const group = "Rounding";
+  command
+      .add_option("--weight-group", flags.weight_group,
+                  "inputs that share a scale; 0: one scale per output channel")
+      ->type_name("N")
+      ->check(CLI::Range(index_t{0}, index_t{1} << 30))
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--weight-clip", flags.weight_clip, "mse (search the best range) or none")
+      ->check(CLI::IsMember({"mse", "none"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--activation-clip", flags.activation_clip,
+                  "share of a token's range that is kept, up to 1")
+      ->type_name("RATIO")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--kv-clip", flags.kv_clip, "the same for keys and values")
+      ->type_name("RATIO")
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--symmetric", flags.symmetric, "activations without zero points")->group(group);
+  command.add_flag("--per-head", flags.per_head, "the o_proj input has one scale per token and head")
+      ->group(group);
+}
+
+Quantization SchemeFlags::quantization(Scheme parsed) const {
+  Quantization result;
+  result.scheme = parsed;
+  result.weight_clip = weight_clip == "mse" ? ClipSearch::mse : ClipSearch::none;
+  result.weight_group = weight_group;
+  result.activation_symmetry = symmetric ? Symmetry::symmetric : Symmetry::asymmetric;
+  result.activation_clip = activation_clip;
+  result.o_proj_input = per_head ? Quantization::OutputInput::per_head : Quantization::OutputInput::per_token;
+  result.kv_clip = kv_clip;
+  result.validate();
+  return result;
+}
+
+}  // namespace dartquant::program

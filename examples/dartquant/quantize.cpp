@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <fmt/core.h>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/model/pipeline.hpp>
+
+#include "active.hpp"
+#include "commands.hpp"
+#include "flags.hpp"
+#include "output.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "terminal.hpp"
+#include "units.hpp"
+#include "windows.hpp"
+#include "written_check.hpp"
+
+namespace dartquant::program {
+namespace {
+
+constexpr char const* example =
+    "Examples:\n"
+    "  dartquant quantize my-model --calibration train.txt --text test.txt --scheme w4a16 -o my-model-w4\n"
+    "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a4kv4 -o my-model-w4\n\n"
+    "Learns rotations (or takes those of a file), folds them, rounds the linear layers' weights to the grid "
+    "of the\n"
+    "scheme and writes them in --dtype. The bits of activations and KV cache are not in the folder: they are "
+    "what\n"
+    "--text is measured with, R3 included; R4 is folded and its reader must run it online (dartquant does).";
+
+struct QuantizeFlags {
+  CommonFlags common;
+  TextSource calibration, source;
+  index_t seqlen = 0, windows = 0;
+  LearningFlags learning;
+  SchemeFlags scheme{.scheme = "w4a16kv16"};
+  std::string rotations, active, output, dtype;
+};
+
+struct Measured {
+  Evaluation before, after;
+};
+
+/// Where no file was given: from the calibration text. R3 and R4 need no calibration.
+Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const& flags,
+                         ProgressDisplay& progress) {
+  if (!flags.rotations.empty()) return load_rotations(flags.rotations, model.config());
+  RotationSet active =
+      flags.active.empty() ? RotationSet{.r1 = true, .r2 = true} : RotationSet::parse(flags.active);
+  active.r3 = active.r4 = false;
+  ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
+  if (options.method == Method::rtn || active == RotationSet{}) return {};
+  require_given(flags.calibration, "--calibration TEXT to learn from, or --rotations FILE");
+  index_t const seqlen = window_length(model, flags.seqlen);
+  TokenWindows const windows = spread_windows(model, flags.calibration, seqlen, flags.learning.samples);
+  CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
+  print_plan(flags.common,
+             fmt::format("learn {} on {} windows of {} tokens", active.name(), windows.rows(), seqlen),
+             plan(cpu, model, Job::calibrate, windows.rows(), seqlen, options, capture));
+  progress.start("calibrate");
+  ModelCalibration found = calibrate(cpu, model, windows, options, capture);
+  progress.finish();
+  return std::move(found.rotations);
+}
+
+/// Perplexity of the original, and of the written folder with activations and KV cache rounded on the fly.
+Measured measure(Cpu const& cpu, Model const& model, Model const& written, TokenWindows const& windows,
+                 ForwardOptions options, ProgressDisplay& progress) {
+  progress.start("original");
+  Baseline const baseline = baseline_of(cpu, model, windows, progress.callback());
+  ForwardOptions plain;
+  plain.progress = options.progress = progress.callback();
+  Measured result;
+  result.before = evaluate(cpu, model, windows, plain);
+  progress.finish();
+  progress.start("quantized");
+  result.after = evaluate(cpu, written, windows, options, &baseline);
+  progress.finish();
+  return result;
+}
+
+void print_report(QuantizeFlags const& flags, Model const& model, Scheme scheme, RotationSet active,
+                  FoldReport const& done, FoldCheck const& check, std::optional<Measured> const& measured) {
+  fmt::print("{}, {}, {} written to {}, {}\n", bold(name_of(model)), scheme.name(), active.name(),
+             flags.output, format_bytes(done.bytes_written));
+  fmt::print(
+      "Written logits differ by {:.2e} of the largest from the same rounding in memory, over {} tokens\n",
+      check.max_error, check.tokens);
+  fmt::print("{}", describe(done.notes));
+  if (!measured) return;
+  fmt::print("original    perplexity {}\n", format_perplexity(measured->before));
+  fmt::print("quantized   perplexity {}, KL {:.5f}, same top-1 {:.2f} %\n",
+             bold(format_perplexity(measured->after)), measured->after.kl,
+             100 * measured->after.top1_agreement);
+}
+
+Json report_of(Model const& model, Scheme scheme, RotationSet active, FoldReport const& done,
+               FoldCheck const& check, std::optional<Measured> const& measured) {
+  Json report{{"model", name_of(model)},
+              {"scheme", scheme.name()},
+              {"rotations", active.name()},
+              {"bytes_written", done.bytes_written},
+              {"max_relative_logit_error", check.max_error},
+              {"notes", done.notes}};
+  if (measured) report["baseline"] = to_json(measured->before);
+  if (measured) report["quantized"] = to_json(measured->after);
+  return report;
+}
+
+void run(QuantizeFlags const& flags) {
+  Quantization const quantization = flags.scheme.quantization();
+  detail::require(quantization.scheme.weights < 16, "--scheme ", flags.scheme.scheme,
+                  " leaves the weights as they are: use `dartquant fold`");
+  check_output_file(flags.common.json, flags.common.model,
+                    {flags.rotations, flags.calibration.file(), flags.source.file()});
+  Cpu const cpu = flags.common.cpu();
+  Model const model = Model::open(flags.common.model);
+  TokenWindows windows;
+  if (flags.source.given())
+    windows = first_windows(model, flags.source, window_length(model, flags.seqlen), flags.windows);
+  Plan job = plan(cpu, model, Job::fold, 2, calibration_seqlen(model.config()));
+  job.disk_bytes = written_bytes(model, dtype_of(flags.dtype));
+  StagedFolder output(flags.output, model.folder(), job.disk_bytes);
+  ProgressDisplay progress(flags.common.detail());
+  Rotations const rotations = find_rotations(cpu, model, flags, progress);
+  RotationSet const active = active_rotations(flags.active, rotations);
+  RotationSet folded = active;
+  folded.r3 = false;
+  print_plan(flags.common,
+             fmt::format("fold {}, round to {}, write", folded.name(), quantization.scheme.name()), job);
+
+  progress.start("quantize");
+  FoldOptions options;
+  options.rotations = folded;
+  options.dtype = dtype_of(flags.dtype);
+  options.weights = quantization.weights();
+  options.manifest = {{"scheme", quantization.scheme.name()}};
+  options.progress = progress.callback();
+  FoldReport const done = fold(cpu, model, rotations, output.path(), options);
+  progress.finish();
+  Model const written = Model::open(output.path());
+  Quantization weights_only = quantization;
+  weights_only.scheme = {.weights = quantization.scheme.weights};
+  FoldCheck const check = check_written(cpu, model, rotated_forward(rotations, folded, weights_only), written,
+                                        check_windows(model, flags.source));
+  std::optional<Measured> measured;
+  Quantization online = quantization;
+  online.scheme.weights = 16;
+  Rotations const none;
+  if (windows.size() > 0)
+    measured =
+        measure(cpu, model, written, windows, rotated_forward(none, {.r3 = active.r3}, online), progress);
+  output.commit();
+  write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
+  print_report(flags, model, quantization.scheme, active, done, check, measured);
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& program) {
+  auto const flags = std::make_shared<QuantizeFlags>();
+  CLI::App* const command =
+      program.add_subcommand("quantize", "Calibrate, fold, round the weights, write and measure");
+  add_common_flags(*command, flags->common);
+  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
+  add_text_flags(*command, flags->source, "--text", "--tokens",
+                 "to measure on (default: nothing is measured)");
+  command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
+      ->type_name("N");
+  command->add_option("--windows", flags->windows, "measure on the first N windows; 0: all")
+      ->type_name("N")
+      ->check(CLI::Range(index_t{0}, index_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("-o,--output", flags->output, "folder to write: new, empty, or an earlier output")
+      ->type_name("FOLDER")
+      ->required();
+  add_scheme_flags(*command, flags->scheme, "bits of weights, activations and KV cache (2..8, 16: off)");
+  command->add_option("--rotations", flags->rotations, "take R1 and R2 of this file instead of learning them")
+      ->type_name("FILE");
+  command
+      ->add_option("--active", flags->active, "which of r1,r2,r3,r4 act; default r1,r2, or those of the file")
+      ->type_name("LIST");
+  add_dtype_flag(*command, flags->dtype);
+  add_method_flag(*command, flags->learning);
+  add_learning_flags(*command, flags->learning);
+  command->footer(example);
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace dartquant::program

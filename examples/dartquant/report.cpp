@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "report.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <dartquant/io/atomic_file.hpp>
+
+#include "terminal.hpp"
+#include "units.hpp"
+
+namespace dartquant::program {
+namespace {
+
+std::uint64_t free_memory() {
+  long const pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) : 0;
+}
+
+std::string losses(std::vector<double> const& loss) {
+  if (loss.empty()) return "not learned";
+  return fmt::format("{:.4g} -> {:.4g} in {} epochs", loss.front(), loss.back(), loss.size());
+}
+
+}  // namespace
+
+std::string name_of(Model const& model) {
+  std::filesystem::path folder = std::filesystem::absolute(model.folder()).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  return folder.filename().string();
+}
+
+std::string describe(Model const& model) {
+  ModelConfig const& config = model.config();
+  std::uint64_t bytes = 0;
+  for (SafetensorsFile const& file : model.checkpoint().files())
+    for (Tensor const& tensor : file.tensors()) bytes += tensor.bytes.size();
+  std::size_t const files = model.checkpoint().files().size();
+  return fmt::format(
+      "{}: {}, {} parameters, {}, {} in {} {}\n"
+      "  {} layers, {} channels, {} intermediate, {} heads on {} KV heads of {}, {} tokens, {} positions, {} "
+      "embeddings\n",
+      bold(name_of(model)), config.architecture, format_count(static_cast<double>(config.parameters())),
+      to_string(config.dtype), format_bytes(bytes), files, files == 1 ? "file" : "files", config.layers,
+      config.hidden, config.intermediate, config.heads, config.kv_heads, config.head_dim, config.vocabulary,
+      config.positions, config.tied_embeddings ? "tied" : "untied");
+}
+
+Json to_json(ModelConfig const& config) {
+  return {{"architecture", config.architecture},
+          {"parameters", config.parameters()},
+          {"layers", config.layers},
+          {"hidden", config.hidden},
+          {"intermediate", config.intermediate},
+          {"heads", config.heads},
+          {"kv_heads", config.kv_heads},
+          {"head_dim", config.head_dim},
+          {"vocabulary", config.vocabulary},
+          {"positions", config.positions},
+          {"tied_embeddings", config.tied_embeddings},
+          {"dtype", std::string(to_string(config.dtype))}};
+}
+
+std::string describe(Plan const& plan) {
+  std::string text =
+      fmt::format("about {}, {} of memory", format_seconds(plan.seconds), format_bytes(plan.memory_bytes));
+  if (plan.disk_bytes > 0) text += fmt::format(", {} on disk", format_bytes(plan.disk_bytes));
+  return text;
+}
+
+void print_plan(CommonFlags const& flags, std::string_view what, Plan const& plan) {
+  if (flags.quiet) return;
+  fmt::print(stderr, "Plan: {}; {}\n", what, describe(plan));
+  std::uint64_t const available = free_memory();
+  if (available > 0 && plan.memory_bytes > available)
+    fmt::print(stderr, "Only {} of memory are free now: fewer --samples, --rows or --windows need less\n",
+               format_bytes(available));
+  for (std::string const& note : plan.notes) fmt::print(stderr, "note: {}\n", note);
+}
+
+double perplexity_error(Evaluation const& evaluation) {
+  return evaluation.perplexity * evaluation.standard_error;
+}
+
+std::string_view plus_minus() { return speaks_utf8() ? "±" : "+-"; }
+
+std::string format_perplexity(Evaluation const& evaluation) {
+  return fmt::format("{:.4f} {} {:.4f}", evaluation.perplexity, plus_minus(), perplexity_error(evaluation));
+}
+
+Json to_json(Evaluation const& evaluation) {
+  Json result{{"perplexity", evaluation.perplexity},
+              {"perplexity_standard_error", perplexity_error(evaluation)},
+              {"nll", evaluation.nll},
+              {"standard_error", evaluation.standard_error},
+              {"windows", evaluation.windows},
+              {"tokens_scored", evaluation.tokens_scored}};
+  if (evaluation.has_kl)
+    result.update(Json{{"kl", evaluation.kl},
+                       {"kl_median", evaluation.kl_median},
+                       {"kl_p90", evaluation.kl_p90},
+                       {"kl_p99", evaluation.kl_p99},
+                       {"kl_max", evaluation.kl_max},
+                       {"top1_agreement", evaluation.top1_agreement}});
+  if (!evaluation.notes.empty()) result["notes"] = evaluation.notes;
+  return result;
+}
+
+std::string describe(ModelCalibration const& found) {
+  std::string text = fmt::format("R1: loss {}, {} rows\n", losses(found.r1_loss), found.r1_sample_rows);
+  for (std::size_t layer = 0; layer < found.r2_loss.size(); ++layer)
+    if (!found.r2_loss[layer].empty())
+      text += fmt::format("R2 of layer {}: loss {}\n", layer, losses(found.r2_loss[layer]));
+  text += fmt::format("Whip per channel {:.4f} -> {:.4f} (Gaussian 0.523, uniform 0.475)\n",
+                      found.whip_before, found.whip_after);
+  text += fmt::format("Orthogonality |I - R'R| / (n eps): R1 {:.2f}, R2 {:.2f} (good below 30)\n",
+                      found.r1_orthogonality, found.r2_orthogonality);
+  return text + describe(found.notes);
+}
+
+Json to_json(ModelCalibration const& found) {
+  return {{"method", std::string(dartquant::name_of(found.method))},
+          {"seed", found.seed},
+          {"r1_loss", found.r1_loss},
+          {"r2_loss", found.r2_loss},
+          {"whip_per_channel_before", found.whip_before},
+          {"whip_per_channel", found.whip_after},
+          {"r1_orthogonality", found.r1_orthogonality},
+          {"r2_orthogonality", found.r2_orthogonality},
+          {"r1_rows", found.r1_sample_rows},
+          {"seconds", found.seconds},
+          {"notes", found.notes}};
+}
+
+std::string describe(std::vector<std::string> const& notes) {
+  std::string text;
+  for (std::string const& note : notes) text += fmt::format("note: {}\n", note);
+  return text;
+}
+
+void write_json(std::string const& file, Json const& report) {
+  if (!file.empty()) write_file_atomically(file, report.dump(2) + "\n");
+}
+
+}  // namespace dartquant::program

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "written_check.hpp"
+
+#include <algorithm>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/core/random.hpp>
+
+#include "windows.hpp"
+
+namespace dartquant::program {
+
+void add_dtype_flag(CLI::App& command, std::string& name) {
+  command.add_option("--dtype", name, "f32, f16 or bf16: type of the written weights; default as in MODEL")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}, CLI::ignore_case));
+}
+
+std::optional<Dtype> dtype_of(std::string const& name) {
+  if (name.empty()) return std::nullopt;
+  std::string upper = name;
+  for (char& c : upper)
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  return parse_dtype(upper);
+}
+
+double logit_bound(Model const& written) {
+  double bound = 1e-4;
+  for (SafetensorsFile const& file : written.checkpoint().files())
+    for (Tensor const& tensor : file.tensors())
+      bound = std::max(bound, tensor.dtype == Dtype::bf16 ? 0.05 : tensor.dtype == Dtype::f16 ? 0.01 : 1e-4);
+  return bound;
+}
+
+TokenWindows check_windows(Model const& model, TextSource const& source) {
+  constexpr index_t count = 2, longest = 256;
+  index_t const length = std::min(window_length(model, 0), longest);
+  if (source.given()) return first_windows(model, source, length, count);
+  Philox const random(0);
+  TokenWindows windows(count, length);
+  for (index_t i = 0; i < windows.size(); ++i)
+    windows.data()[i] = static_cast<std::int32_t>(random.uniform(static_cast<std::uint64_t>(i)) *
+                                                  static_cast<double>(model.config().vocabulary));
+  return windows;
+}
+
+FoldCheck check_written(Cpu const& cpu, Model const& original, ForwardOptions const& options,
+                        Model const& written, TokenWindows const& windows) {
+  RowMatrix<float> const expected = logits(cpu, original, windows, options),
+                         found = logits(cpu, written, windows);
+  double const largest = expected.cwiseAbs().maxCoeff(), bound = logit_bound(written);
+  FoldCheck const check{static_cast<double>((expected - found).cwiseAbs().maxCoeff()) / largest,
+                        windows.size()};
+  if (!(check.max_error <= bound))
+    detail::fail(Error::Kind::numerics, "the logits of the written checkpoint differ by ", check.max_error,
+                 " of the largest, more than ", bound, ": nothing was kept; --dtype f32 loses least");
+  return check;
+}
+
+std::uint64_t written_bytes(Model const& model, std::optional<Dtype> dtype) {
+  std::uint64_t bytes = 0;
+  auto const add = [&](Tensor const& tensor) {
+    std::uint64_t const bits = static_cast<std::uint64_t>(bit_width(tensor.dtype));
+    bytes += dtype ? tensor.bytes.size() * static_cast<std::uint64_t>(bit_width(*dtype)) / bits
+                   : tensor.bytes.size();
+  };
+  for (SafetensorsFile const& file : model.checkpoint().files())
+    for (Tensor const& tensor : file.tensors()) add(tensor);
+  if (model.config().tied_embeddings) add(model.checkpoint().tensor(model.family().embedding));
+  return bytes;
+}
+
+}  // namespace dartquant::program
