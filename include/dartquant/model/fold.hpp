@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/architecture.hpp>
+#include <dartquant/quant/options.hpp>
+
+namespace dartquant {
+
+/// Called between steps of a long job: `done` of `total` steps of `stage` are finished. `stage` is one of a
+/// few fixed words ("capture", "calibrate R1", "layers", "scores", "fold", ...).
+using Progress = std::function<void(std::string_view stage, index_t done, index_t total)>;
+
+/// Which rotations a run uses.
+struct RotationSet {
+  bool r1 = false;  ///< the residual stream; folded
+  bool r2 = false;  ///< value heads; folded
+  bool r3 =
+      false;  ///< queries and keys after RoPE; online Hadamard, acts only where the KV cache is quantized
+  bool r4 = false;  ///< the input of down_proj; online Hadamard, its inverse folded into down_proj
+
+  /// From "r1,r2,r3,r4" in any order, or "none". Errors: InvalidArgument for anything else or a repeated
+  /// name.
+  [[nodiscard]] static RotationSet parse(std::string_view text);
+  /// The same text, in order; "none" when empty.
+  [[nodiscard]] std::string name() const;
+  friend bool operator==(RotationSet const&, RotationSet const&) = default;
+};
+
+/// Where the gains of the norms act. kept: the norms multiply by them, as the checkpoint says. folded: they
+/// are multiplied into the columns of the weights that the norm feeds, in FP64, and the norms' gains
+/// become 1.
+enum class NormGains { kept, folded };
+
+/// Dense rotations to fold, in FP64. An empty part is the identity.
+struct Rotations {
+  RowMatrix<double> r1;                            ///< [hidden, hidden], or empty
+  std::vector<std::vector<RowMatrix<double>>> r2;  ///< [layers][kv_heads] of [head_dim, head_dim], or empty
+
+  /// Sizes fit the config, every value is finite, and |I - R^T R|_1 / (n eps32) < 30 (LAPACK's test) for
+  /// each. Errors: InvalidArgument (sizes), Error(numerics) naming the rotation.
+  void validate(ModelConfig const& config) const;
+  /// The largest |I - R^T R|_1 / (n eps64) of R1, and over all of R2; 0 where empty.
+  [[nodiscard]] double r1_orthogonality() const;
+  [[nodiscard]] double r2_orthogonality() const;
+};
+
+/// Writes `R1` F64 [hidden, hidden] and `model.layers.i.self_attn.R2` F64 [kv_heads, head_dim, head_dim],
+/// with `metadata` in the header, to one safetensors file. Errors: Error(io).
+void save_rotations(Rotations const& rotations, std::filesystem::path const& file,
+                    std::map<std::string, std::string> const& metadata = {});
+
+/// Reads what save_rotations wrote and validates it against `config`. Errors: Error(io), Error(format) for
+/// missing, extra or misshapen tensors, Error(numerics) as validate.
+[[nodiscard]] Rotations load_rotations(std::filesystem::path const& file, ModelConfig const& config);
+
+/// Symmetric fake quantization of weights [out, in]: rounded to integers and back.
+struct WeightQuantization {
+  int bits = 16;      ///< 2..8, or 16: off
+  index_t group = 0;  ///< 0: one scale per output channel; else one per `group` consecutive inputs
+  ClipSearch clip = ClipSearch::mse;  ///< searched per scale
+
+  [[nodiscard]] bool active() const { return bits < 16; }
+  /// Errors: InvalidArgument.
+  void validate() const;
+};
+
+/// What `fold` writes.
+struct FoldOptions {
+  RotationSet rotations{.r1 = true, .r2 = true};  ///< r3 is refused (nothing to fold); r4 only when asked for
+  std::optional<Dtype> dtype;                     ///< of the written weights; absent: the checkpoint's own
+  WeightQuantization weights;                     ///< fake quantization of the linear layers; off by default
+  std::uint64_t shard_bytes = 5'000'000'000;      ///< limit of one file's data
+  std::map<std::string, std::string> manifest;    ///< copied into dartquant.json: method, seed, data...
+  Progress progress;
+
+  /// Errors: InvalidArgument.
+  void validate() const;
+};
+
+/// What `fold` did.
+struct FoldReport {
+  std::uint64_t bytes_written = 0;
+  std::vector<std::filesystem::path> files;  ///< in the order in which they were put in place
+  double r1_orthogonality = 0, r2_orthogonality = 0;
+  std::vector<std::string> notes;  ///< sentences, such as the block size taken for R4
+};
+
+/// Folds the norms' gains, R1 and R2 (and R4 when asked for) into the weights and writes a checkpoint that
+/// any Hugging Face reader runs without change: gains are 1, embeddings untied (lm_head.weight written,
+/// tie_word_embeddings false), all other keys of config.json and the tokenizer files as found. With R4 the
+/// reader must run the online Hadamard transform; `Model` does.
+///
+///   embedding <- E R1; q, k, v, gate, up, lm_head <- W diag(gain) R1; o, down <- R1^T W; v rows <- R2^T W_v,
+///   o columns <- W_o R2 per head; b_v <- R2^T b_v; b_o, b_down <- R1^T b. All in FP64, one rounding at the
+///   end.
+///
+/// The folder also gets dartquant.json (version, options, checksums of the input, orthogonality) and
+/// rotations.safetensors. Everything is written under temporary names and verified, then renamed, config.json
+/// last: a folder without it is incomplete. `output` must not exist, be empty (but for temporary files), or
+/// hold an earlier output, known by its dartquant.json, which is replaced; anything else is refused, as is
+/// the input. Memory: the largest tensor of a layer in FP64, twice. Errors: InvalidArgument (options),
+/// Error(io) (the output is the input or holds other files, disk full, read-only), Error(numerics) (a weight
+/// overflows the dtype).
+[[nodiscard]] FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
+                              std::filesystem::path const& output, FoldOptions const& options = {});
+
+}  // namespace dartquant

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/calibrate/sample.hpp>
+#include <dartquant/core/error.hpp>
+#include <dartquant/core/random.hpp>
+#include <dartquant/model/pipeline.hpp>
+#include <dartquant/transform/hadamard.hpp>
+#include <dartquant/transform/rotation.hpp>
+
+namespace dartquant {
+namespace {
+
+using detail::require;
+using detail::sentence;
+
+/// A seed of its own for the rotations of each layer.
+std::uint64_t layer_seed(std::uint64_t seed, index_t layer) {
+  return Philox(seed, 0x5232u).bits(static_cast<std::uint64_t>(layer));
+}
+
+template <class Objective>
+CalibrationOptions<Objective> learning_options(LearningOptions const& learning, std::uint64_t seed,
+                                               RowScale row_scale) {
+  CalibrationOptions<Objective> options;
+  options.epochs = learning.epochs;
+  if (learning.batch_rows > 0) options.batch_rows = learning.batch_rows;
+  if (learning.learning_rate > 0) options.learning_rate = static_cast<float>(learning.learning_rate);
+  options.row_scale = row_scale;
+  options.seed = seed;
+  return options;
+}
+
+/// Calls visit(Objective{}) with the objective of a method that learns.
+template <class Visit>
+void with_objective(Method method, Visit const& visit) {
+  switch (method) {
+    case Method::dartquant:
+      return visit(Whip{});
+    case Method::uniformity:
+      return visit(Uniformity{});
+    case Method::kurtosis:
+      return visit(Kurtosis{});
+    case Method::variance:
+      return visit(Variance{});
+    case Method::peak:
+      return visit(Peak{});
+    case Method::quant_error:
+      return visit(QuantError{});
+    case Method::rtn:
+    case Method::quarot:
+      return;
+  }
+}
+
+void note_status(Calibration const& found, std::string const& name, std::vector<std::string>& notes) {
+  if (found.status == CalibrationStatus::stalled)
+    notes.push_back(
+        sentence(name, " did not learn: no epoch was better than the start, loss ", found.initial_loss));
+  if (found.status == CalibrationStatus::not_finite)
+    notes.push_back(sentence(name,
+                             " stopped at a loss or gradient that is not finite; the best rotation so far is "
+                             "kept, lower the learning rate of ",
+                             found.learning_rate));
+}
+
+/// One run of calibrate_all: its result, and the clock of its learning.
+struct Run {
+  ModelCalibrationOptions const& options;
+  ModelCalibration result{};
+
+  template <class Body>
+  void timed(Body const& body) {
+    auto const start = std::chrono::steady_clock::now();
+    body();
+    result.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+};
+
+void find_r1(Cpu const& cpu, MatrixView<float const> X, Run& run) {
+  ModelCalibrationOptions const& options = run.options;
+  if (!options.rotations.r1 || options.method == Method::rtn) return;
+  run.timed([&] {
+    if (options.method == Method::quarot) run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
+    with_objective(options.method, [&]<class Objective>(Objective const&) {
+      Calibration found = calibrate_rotation(
+          cpu, X, learning_options<Objective>(options.r1, options.seed, RowScale::as_given));
+      note_status(found, "R1", run.result.notes);
+      run.result.r1_loss = std::move(found.loss);
+      run.result.rotations.r1 = std::move(found.rotation);
+    });
+  });
+}
+
+/// The mean over heads of the loss after each epoch; heads that stopped early count with their last loss.
+std::vector<double> mean_loss(std::vector<Calibration> const& heads) {
+  std::size_t epochs = 0;
+  for (Calibration const& head : heads) epochs = std::max(epochs, head.loss.size());
+  std::vector<double> mean(epochs, 0.0);
+  for (Calibration const& head : heads)
+    for (std::size_t epoch = 0; epoch < epochs && !head.loss.empty(); ++epoch)
+      mean[epoch] += head.loss[std::min(epoch, head.loss.size() - 1)] / static_cast<double>(heads.size());
+  return mean;
+}
+
+void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixView<float const> X, Run& run) {
+  ModelCalibrationOptions const& options = run.options;
+  std::uint64_t const seed = layer_seed(options.seed, layer);
+  run.timed([&] {
+    std::vector<RowMatrix<double>> rotations;
+    if (options.method == Method::quarot)
+      for (index_t head = 0; head < config.kv_heads; ++head)
+        rotations.push_back(random_hadamard(config.head_dim, layer_seed(seed, head)));
+    with_objective(options.method, [&]<class Objective>(Objective const&) {
+      HeadCalibration found =
+          calibrate_heads(cpu, X, config.heads, config.kv_heads,
+                          learning_options<Objective>(options.r2, seed, RowScale::unit_rms));
+      for (std::size_t head = 0; head < found.heads.size(); ++head) {
+        note_status(found.heads[head], sentence("R2 of layer ", layer, ", KV head ", head), run.result.notes);
+        rotations.push_back(found.heads[head].rotation);
+      }
+      run.result.r2_loss.push_back(mean_loss(found.heads));
+    });
+    run.result.rotations.r2.push_back(std::move(rotations));
+  });
+}
+
+bool finds_r2(Run const& run) { return run.options.rotations.r2 && run.options.method != Method::rtn; }
+
+/// The full-precision pass: fills the pooled R1 sample and, layer by layer, finds the R2 of every run.
+ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                              CaptureOptions const& capture, std::vector<Run>& runs) {
+  ModelConfig const& config = model.config();
+  index_t const tokens = windows.size();
+  ActivationSample r1_sample(config.hidden, capture.r1_rows, capture.seed);
+  std::optional<ActivationSample> r2_sample;
+  bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
+  ForwardOptions options;
+  options.gains = NormGains::folded;
+  options.observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+    auto const id = [&](index_t source) { return static_cast<std::uint64_t>(source * tokens + first_token); };
+    if (site == Site::q_proj_input) r1_sample.add(X, id(2 * layer));
+    if (site == Site::up_proj_input) r1_sample.add(X, id(2 * layer + 1));
+    if (site != Site::o_proj_input || !any_r2) return;
+    if (!r2_sample) r2_sample.emplace(config.query_channels(), capture.r2_rows, capture.seed);
+    r2_sample->add(X, id(layer));
+    if (first_token + X.rows() < tokens) return;
+    RowMatrix<float> const rows = std::exchange(r2_sample, std::nullopt)->rows();
+    for (Run& run : runs)
+      if (finds_r2(run)) find_r2(cpu, config, layer, rows, run);
+  };
+  if (capture.progress)
+    options.progress = [&](std::string_view, index_t done, index_t total) {
+      capture.progress("capture", done, total);
+    };
+  static_cast<void>(hidden_states(cpu, model, windows, options));
+  return r1_sample;
+}
+
+void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, Run& run) {
+  ModelCalibration& result = run.result;
+  find_r1(cpu, X, run);
+  result.method = run.options.method;
+  result.seed = run.options.seed;
+  result.r1_sample_rows = X.rows();
+  result.whip_before = result.whip_after = whip_before;
+  if (result.rotations.r1.size() != 0)
+    result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
+  result.r1_orthogonality = result.rotations.r1_orthogonality();
+  result.r2_orthogonality = result.rotations.r2_orthogonality();
+}
+
+}  // namespace
+
+std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                                            std::span<ModelCalibrationOptions const> options,
+                                            CaptureOptions const& capture) {
+  capture.validate();
+  require(!options.empty(), "[calibrate_all] 0 runs: at least one is needed");
+  require(!model.needs_r4(), "[calibrate_all] ", model.folder().string(),
+          ": this checkpoint holds R4 already; calibrate on the original");
+  std::vector<Run> runs;
+  for (ModelCalibrationOptions const& run : options) {
+    run.validate();
+    runs.push_back({run});
+  }
+  RowMatrix<float> const X = capture_pass(cpu, model, windows, capture, runs).rows();
+  double const whip_before = loss_per_channel(cpu, X, Whip{});
+  std::vector<ModelCalibration> results;
+  for (Run& run : runs) {
+    finish_r1(cpu, X, whip_before, run);
+    results.push_back(std::move(run.result));
+    if (capture.progress)
+      capture.progress("calibrate", static_cast<index_t>(results.size()), static_cast<index_t>(runs.size()));
+  }
+  return results;
+}
+
+ModelCalibration calibrate(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                           ModelCalibrationOptions const& options, CaptureOptions const& capture) {
+  return std::move(calibrate_all(cpu, model, windows, std::span(&options, 1), capture).front());
+}
+
+}  // namespace dartquant

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/decoder_layer.hpp"
+
+#include <cmath>
+
+#include <dartquant/quant/quantize.hpp>
+
+#include "model/layout.hpp"
+
+namespace dartquant::detail {
+
+LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
+                        WeightQuantization const& quantization) {
+  Model const& model = folded.model();
+  Family const& family = model.family();
+  LayerWeights result;
+  for (LinearRule const& rule : family.linears) {
+    auto const index = static_cast<std::size_t>(rule.linear);
+    RowMatrix<float>& W = result.weight[index];
+    if (folded.identity(rule))
+      W = model.checkpoint().read_matrix<float>(tensor_name(family, layer, rule.name, ".weight"));
+    else W = folded.weight(layer, rule).cast<float>();
+    quantize_weight(cpu, W, quantization);
+    result.bias[index] = folded.bias(layer, rule).cast<float>();
+  }
+  result.attention_gain = folded.remaining_gain(tensor_name(family, layer, family.attention_norm, ".weight"));
+  result.mlp_gain = folded.remaining_gain(tensor_name(family, layer, family.mlp_norm, ".weight"));
+  return result;
+}
+
+void rms_norm(Cpu const& cpu, MatrixView<float const> X, double epsilon, RowMatrix<float> const& gain,
+              MatrixView<float> Y) {
+  cpu.parallel_for(X.rows(), 64, [&](index_t first, index_t last) {
+    auto const x = as_eigen(X.rows(first, last - first));
+    auto y = as_eigen(Y.rows(first, last - first));
+    for (index_t row = 0; row < x.rows(); ++row) {
+      double const mean_square =
+          x.row(row).template cast<double>().squaredNorm() / static_cast<double>(X.cols());
+      y.row(row) = x.row(row) * static_cast<float>(1.0 / std::sqrt(mean_square + epsilon));
+      if (gain.size() != 0) y.row(row).array() *= gain.row(0).array();
+    }
+  });
+}
+
+DecoderLayer::DecoderLayer(Cpu const& cpu, Model const& model, ForwardOptions const& options, index_t tokens,
+                           index_t rows)
+    : cpu_(cpu),
+      config_(model.config()),
+      options_(options),
+      tokens_(tokens),
+      rope_(config_, tokens),
+      normed_(rows, config_.hidden),
+      q_(rows, config_.query_channels()),
+      k_(rows, config_.kv_channels()),
+      v_(rows, config_.kv_channels()),
+      mixed_(rows, config_.query_channels()),
+      gate_(rows, config_.intermediate),
+      up_(rows, config_.intermediate) {
+  OnlineRotations const online = online_rotations(model, options);
+  if (online.r3_block != 0) r3_.emplace(config_.head_dim, online.r3_block);
+  if (online.r4_block != 0) r4_.emplace(config_.intermediate, online.r4_block);
+}
+
+void DecoderLayer::observe(Site site, MatrixView<float const> X) const {
+  if (options_.observer) options_.observer(site, layer_, first_token_, X);
+}
+
+void DecoderLayer::quantize_activations(MatrixView<float> X, Granularity granularity) const {
+  Quantization const& quantization = options_.quantization;
+  if (quantization.scheme.activations == 16) return;
+  fake_quantize(cpu_, X,
+                {.bits = quantization.scheme.activations,
+                 .granularity = granularity,
+                 .symmetry = quantization.activation_symmetry,
+                 .clip_ratio = quantization.activation_clip});
+}
+
+void DecoderLayer::quantize_cache(MatrixView<float> X) const {
+  if (options_.quantization.scheme.kv == 16) return;
+  QuantizeOptions options = kv_options(options_.quantization.scheme.kv, config_.head_dim);
+  options.clip_ratio = options_.quantization.kv_clip;
+  fake_quantize(cpu_, X, options);
+}
+
+void DecoderLayer::multiply(Linear linear, MatrixView<float const> X, float beta, MatrixView<float> Y) const {
+  auto const index = static_cast<std::size_t>(linear);
+  cpu_.gemm<float>(1.0f, X, Op::none, weights_->weight[index], Op::transpose, beta, Y);
+  RowMatrix<float> const& bias = weights_->bias[index];
+  if (bias.size() != 0) as_eigen(Y).rowwise() += bias.row(0);
+}
+
+void DecoderLayer::run(LayerWeights const& weights, index_t layer, index_t first_token,
+                       MatrixView<float> hidden) {
+  weights_ = &weights;
+  layer_ = layer;
+  first_token_ = first_token;
+  attend(hidden);
+  feed_forward(hidden);
+}
+
+void DecoderLayer::attend(MatrixView<float> hidden) {
+  index_t const rows = hidden.rows();
+  auto const part = [rows](RowMatrix<float>& whole) { return MatrixView<float>(whole).rows(0, rows); };
+  MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
+  rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
+  observe(Site::q_proj_input, X);
+  quantize_activations(X, per_row);
+  multiply(Linear::q_proj, X, 0, Q);
+  multiply(Linear::k_proj, X, 0, K);
+  multiply(Linear::v_proj, X, 0, V);
+  apply_rope(cpu_, rope_, config_.head_dim, Q);
+  apply_rope(cpu_, rope_, config_.head_dim, K);
+  if (r3_) {
+    r3_->apply(cpu_, MatrixView<float>(Q.data(), rows * config_.heads, config_.head_dim));
+    r3_->apply(cpu_, MatrixView<float>(K.data(), rows * config_.kv_heads, config_.head_dim));
+  }
+  observe(Site::key, K);
+  observe(Site::value, V);
+  quantize_cache(K);
+  quantize_cache(V);
+  attention(cpu_, config_, tokens_, Q, K, V, A);
+  observe(Site::o_proj_input, A);
+  bool const per_head = options_.quantization.o_proj_input == Quantization::OutputInput::per_head;
+  quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row);
+  multiply(Linear::o_proj, A, 1, hidden);
+}
+
+void DecoderLayer::feed_forward(MatrixView<float> hidden) {
+  index_t const rows = hidden.rows();
+  MatrixView<float> const X = MatrixView<float>(normed_).rows(0, rows),
+                          G = MatrixView<float>(gate_).rows(0, rows),
+                          U = MatrixView<float>(up_).rows(0, rows);
+  rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
+  observe(Site::up_proj_input, X);
+  quantize_activations(X, per_row);
+  multiply(Linear::gate_proj, X, 0, G);
+  multiply(Linear::up_proj, X, 0, U);
+  cpu_.parallel_for(rows, 32, [&](index_t first, index_t last) {
+    auto g = as_eigen(G.rows(first, last - first)).array();
+    g = g / (1.0f + (-g).exp()) * as_eigen(U.rows(first, last - first)).array();  // SiLU(g) u
+  });
+  if (r4_) r4_->apply(cpu_, G);
+  observe(Site::down_proj_input, G);
+  quantize_activations(G, per_row);
+  multiply(Linear::down_proj, G, 1, hidden);
+}
+
+}  // namespace dartquant::detail

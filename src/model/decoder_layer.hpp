@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/forward.hpp>
+#include <dartquant/transform/hadamard.hpp>
+
+#include "model/attention.hpp"
+#include "model/weights.hpp"
+
+namespace dartquant::detail {
+
+/// The weights of one layer as the forward pass uses them: folded, rounded to float, fake-quantized.
+struct LayerWeights {
+  std::array<RowMatrix<float>, linear_count> weight;  ///< [out, in], in the order of enum Linear
+  std::array<RowMatrix<float>, linear_count> bias;    ///< [1, out], or empty
+  RowMatrix<float> attention_gain, mlp_gain;          ///< [1, hidden], or empty where folded
+};
+
+[[nodiscard]] LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
+                                      WeightQuantization const& quantization);
+
+/// Y <- X / RMS(X) * gain per token, in float with the mean square in double. An empty gain is 1.
+void rms_norm(Cpu const& cpu, MatrixView<float const> X, double epsilon, RowMatrix<float> const& gain,
+              MatrixView<float> Y);
+
+/// Runs decoder layers over groups of sequences that fit a bounded buffer.
+class DecoderLayer {
+ public:
+  /// Sequences of `tokens`, at most `rows` rows at a time. All references must outlive this.
+  DecoderLayer(Cpu const& cpu, Model const& model, ForwardOptions const& options, index_t tokens,
+               index_t rows);
+
+  /// hidden [sequences * tokens, hidden] <- the output of the layer; `first_token` is counted over all
+  /// windows.
+  void run(LayerWeights const& weights, index_t layer, index_t first_token, MatrixView<float> hidden);
+
+ private:
+  void observe(Site site, MatrixView<float const> X) const;
+  void quantize_activations(MatrixView<float> X, Granularity granularity) const;
+  void quantize_cache(MatrixView<float> X) const;
+  /// Y <- X W^T + bias, added to Y where `beta` is 1.
+  void multiply(Linear linear, MatrixView<float const> X, float beta, MatrixView<float> Y) const;
+  void attend(MatrixView<float> hidden);
+  void feed_forward(MatrixView<float> hidden);
+
+  Cpu const& cpu_;
+  ModelConfig const& config_;
+  ForwardOptions const& options_;
+  index_t tokens_;
+  RopeTable rope_;
+  std::optional<Hadamard> r3_, r4_;
+  RowMatrix<float> normed_, q_, k_, v_, mixed_, gate_, up_;
+  LayerWeights const* weights_ = nullptr;
+  index_t layer_ = 0, first_token_ = 0;
+};
+
+}  // namespace dartquant::detail

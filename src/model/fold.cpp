@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <dartquant/model/fold.hpp>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/io/atomic_file.hpp>
+#include <dartquant/io/checkpoint.hpp>
+#include <dartquant/model/forward.hpp>
+
+#include "model/fold_folder.hpp"
+#include "model/layout.hpp"
+#include "model/weights.hpp"
+
+namespace dartquant {
+namespace {
+
+using detail::FoldedWeights;
+using detail::require;
+using detail::tensor_name;
+
+constexpr index_t rows_per_block = 1024;
+
+/// Writes the tensors of one model, one at a time.
+class FoldWriter {
+ public:
+  FoldWriter(Cpu const& cpu, FoldedWeights const& weights, FoldOptions const& options,
+             CheckpointWriter& writer)
+      : cpu_(cpu),
+        weights_(weights),
+        options_(options),
+        config_(weights.model().config()),
+        family_(weights.model().family()),
+        writer_(writer) {}
+
+  void write() {
+    write_blocks(std::string(family_.embedding),
+                 [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
+    for (index_t layer = 0; layer < config_.layers; ++layer) {
+      write_layer(layer);
+      if (options_.progress) options_.progress("fold", layer + 1, config_.layers);
+    }
+    write_ones(std::string(family_.final_norm));
+    write_blocks(std::string(family_.head),
+                 [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
+  }
+
+ private:
+  template <class Rows>
+  void write_blocks(std::string const& name, Rows const& rows) {
+    for (index_t first = 0; first < config_.vocabulary; first += rows_per_block) {
+      RowMatrix<double> const block = rows(first, std::min(rows_per_block, config_.vocabulary - first));
+      writer_.append(name, MatrixView<double const>(block));
+    }
+  }
+
+  void write_ones(std::string const& name) {
+    RowMatrix<float> const ones = RowMatrix<float>::Ones(1, config_.hidden);
+    writer_.append(name, MatrixView<float const>(ones));
+  }
+
+  void write_layer(index_t layer) {
+    for (std::string_view const norm : {family_.attention_norm, family_.mlp_norm})
+      write_ones(tensor_name(family_, layer, norm, ".weight"));
+    for (LinearRule const& rule : family_.linears) {
+      std::string const name = tensor_name(family_, layer, rule.name, ".weight");
+      RowMatrix<double> const W = weights_.weight(layer, rule);
+      if (options_.weights.active()) {
+        RowMatrix<float> rounded = W.cast<float>();
+        detail::quantize_weight(cpu_, rounded, options_.weights);
+        writer_.append(name, MatrixView<float const>(rounded));
+      } else {
+        writer_.append(name, MatrixView<double const>(W));
+      }
+      RowMatrix<double> const b = weights_.bias(layer, rule);
+      if (b.size() != 0)
+        writer_.append(tensor_name(family_, layer, rule.name, ".bias"), MatrixView<double const>(b));
+    }
+  }
+
+  Cpu const& cpu_;
+  FoldedWeights const& weights_;
+  FoldOptions const& options_;
+  ModelConfig const& config_;
+  Family const& family_;
+  CheckpointWriter& writer_;
+};
+
+/// The tensors of the untied model, each of its own dtype or of the one asked for.
+std::vector<TensorInfo> output_tensors(Model const& model, FoldOptions const& options) {
+  ModelConfig config = model.config();
+  config.tied_embeddings = false;
+  std::vector<TensorInfo> tensors = expected_tensors(model.family(), config);
+  for (TensorInfo& tensor : tensors) {
+    bool const untied = tensor.name == model.family().head && model.config().tied_embeddings;
+    std::string_view const source = untied ? model.family().embedding : std::string_view(tensor.name);
+    tensor.dtype = options.dtype.value_or(model.checkpoint().tensor(source).dtype);
+  }
+  return tensors;
+}
+
+}  // namespace
+
+void FoldOptions::validate() const {
+  weights.validate();
+  require(!rotations.r3, "[fold] R3 acts on queries and keys after RoPE and cannot be folded; leave r3 out");
+  require(!dtype || *dtype == Dtype::f32 || *dtype == Dtype::f16 || *dtype == Dtype::bf16, "[fold] dtype ",
+          dtype ? to_string(*dtype) : "", ": choose F32, F16 or BF16");
+  require(shard_bytes > 0, "[fold] shard_bytes 0: at least 1 is needed");
+}
+
+FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
+                std::filesystem::path const& output, FoldOptions const& options) {
+  options.validate();
+  rotations.validate(model.config());
+  detail::check_output_folder(model.folder(), output);
+  FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
+                    .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
+  if (options.rotations.r4) report.notes = online_rotations(model, {.active = {.r4 = true}}).notes;
+  CheckpointWriter::Options writer_options;
+  writer_options.shard_bytes = options.shard_bytes;
+  CheckpointWriter writer(output, output_tensors(model, options), writer_options);
+  FoldedWeights const weights(cpu, model, &rotations, options.rotations, NormGains::folded);
+  FoldWriter(cpu, weights, options, writer).write();
+  detail::finish_folder(model, rotations, output, options, writer, report);
+  return report;
+}
+
+}  // namespace dartquant

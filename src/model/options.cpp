@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/model/fold.hpp>
+#include <dartquant/model/forward.hpp>
+
+namespace dartquant {
+namespace {
+
+using detail::require;
+
+bool known_bits(int bits) { return (bits >= 2 && bits <= 8) || bits == 16; }
+
+/// Takes `prefix` and a number of one or two digits off the front of `text`; -1 where they are not there.
+int take_bits(std::string_view& text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return -1;
+  text.remove_prefix(prefix.size());
+  std::size_t digits = 0;
+  int value = 0;
+  for (; digits < text.size() && digits < 2 && text[digits] >= '0' && text[digits] <= '9'; ++digits)
+    value = value * 10 + (text[digits] - '0');
+  if (digits == 0 || text[0] == '0') return -1;
+  text.remove_prefix(digits);
+  return value;
+}
+
+}  // namespace
+
+RotationSet RotationSet::parse(std::string_view text) {
+  RotationSet set;
+  if (text == "none") return set;
+  constexpr std::array<std::string_view, 4> names{"r1", "r2", "r3", "r4"};
+  std::array<bool*, 4> const parts{&set.r1, &set.r2, &set.r3, &set.r4};
+  std::string_view rest = text;
+  while (true) {
+    std::size_t const comma = rest.find(',');
+    std::string_view const name = rest.substr(0, comma);
+    auto const index = static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+    require(index < names.size(), "[RotationSet] '", name, "' in '", text,
+            "': write none, or some of r1,r2,r3,r4 separated by commas");
+    require(!*parts[index], "[RotationSet] '", text, "' names ", name, " twice");
+    *parts[index] = true;
+    if (comma == std::string_view::npos) return set;
+    rest.remove_prefix(comma + 1);
+  }
+}
+
+std::string RotationSet::name() const {
+  std::string text;
+  for (auto const& [on, part] : {std::pair{r1, "r1"}, {r2, "r2"}, {r3, "r3"}, {r4, "r4"}})
+    if (on) text += (text.empty() ? "" : ",") + std::string(part);
+  return text.empty() ? "none" : text;
+}
+
+Scheme Scheme::parse(std::string_view text) {
+  Scheme scheme;
+  std::string_view rest = text;
+  scheme.weights = take_bits(rest, "w");
+  scheme.activations = take_bits(rest, "a");
+  if (!rest.empty()) scheme.kv = take_bits(rest, "kv");
+  require(
+      rest.empty() && known_bits(scheme.weights) && known_bits(scheme.activations) && known_bits(scheme.kv),
+      "[Scheme] '", text, "': write wNaN or wNaNkvN with N from 2 to 8, or 16 for off, such as w4a4kv4");
+  return scheme;
+}
+
+std::string Scheme::name() const { return detail::sentence('w', weights, 'a', activations, "kv", kv); }
+
+void WeightQuantization::validate() const {
+  require(known_bits(bits), "[WeightQuantization] ", bits, " bits: choose 2 to 8, or 16 for off");
+  require(group >= 0, "[WeightQuantization] group ", group,
+          ": give 0 for one scale per output channel, or the channels of a group");
+}
+
+void Quantization::validate() const {
+  weights().validate();
+  for (int const bits : {scheme.activations, scheme.kv})
+    require(known_bits(bits), "[Quantization] ", bits, " bits: choose 2 to 8, or 16 for off");
+  for (double const clip : {activation_clip, kv_clip})
+    require(clip > 0 && clip <= 1, "[Quantization] clip ratio ", clip, ": it must be above 0 and at most 1");
+}
+
+void ForwardOptions::validate() const {
+  quantization.validate();
+  require(rotations != nullptr || (!active.r1 && !active.r2), "[ForwardOptions] the set of rotations is ",
+          active.name(), ", but no rotations were given; R1 and R2 come from calibrate or load_rotations");
+}
+
+std::string_view name_of(Site site) {
+  switch (site) {
+    case Site::q_proj_input:
+      return "q_proj input";
+    case Site::key:
+      return "key";
+    case Site::value:
+      return "value";
+    case Site::o_proj_input:
+      return "o_proj input";
+    case Site::up_proj_input:
+      return "up_proj input";
+    case Site::down_proj_input:
+      return "down_proj input";
+  }
+  return "";
+}
+
+}  // namespace dartquant

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weights.hpp"
+
+#include <dartquant/quant/quantize.hpp>
+#include <dartquant/transform/rotation.hpp>
+
+#include "model/layout.hpp"
+
+namespace dartquant::detail {
+
+index_t online_block(index_t channels) {
+  return hadamard_order(channels) ? channels : hadamard_block(channels, channels);
+}
+
+template <class T>
+RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first, index_t count) {
+  for (SafetensorsFile const& file : checkpoint.files()) {
+    Tensor const* const whole = file.find(name);
+    if (whole == nullptr) continue;
+    require(whole->shape.size() == 2 && first >= 0 && count >= 0 && first + count <= whole->shape[0],
+            "[read_rows] rows ", first, " to ", first + count, " of ", describe(*whole));
+    std::array<index_t, 2> const shape{count, whole->shape[1]};
+    std::size_t const row_bytes = whole->bytes.size() / static_cast<std::size_t>(whole->shape[0]);
+    Tensor const part{whole->name, whole->dtype, shape,
+                      whole->bytes.subspan(static_cast<std::size_t>(first) * row_bytes,
+                                           static_cast<std::size_t>(count) * row_bytes)};
+    RowMatrix<T> rows = file.read_matrix<T>(part, NonFinite::allow);
+    file.release(part);
+    for (index_t row = 0; row < count; ++row)
+      if (!rows.row(row).allFinite())
+        fail(Error::Kind::format, file.path().string(), ": tensor '", name,
+             "' holds a value that is not finite in row ", first + row, "; the weights are damaged");
+    return rows;
+  }
+  fail(Error::Kind::format, checkpoint.folder().string(), ": there is no tensor '", name, "'");
+}
+template RowMatrix<float> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
+template RowMatrix<double> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
+
+void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization) {
+  if (!quantization.active()) return;
+  fake_quantize(cpu, W,
+                {.bits = quantization.bits,
+                 .granularity = quantization.group == 0 ? per_row : per_group(quantization.group),
+                 .symmetry = Symmetry::symmetric,
+                 .clip_search = quantization.clip});
+}
+
+FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations,
+                             RotationSet active, NormGains gains)
+    : cpu_(cpu), model_(model), rotations_(rotations), active_(active), gains_(gains) {
+  if (rotations_ == nullptr || rotations_->r1.size() == 0) active_.r1 = false;
+  if (rotations_ == nullptr || rotations_->r2.empty()) active_.r2 = false;
+  require(!active_.r1 || gains_ == NormGains::folded,
+          "[FoldedWeights] R1 and the gains of the norms do not commute: the gains must be folded");
+  if (model.needs_r4()) active_.r4 = false;  // the file holds it already
+  index_t const intermediate = model.config().intermediate;
+  if (active_.r4) r4_.emplace(intermediate, online_block(intermediate));
+}
+
+RowMatrix<double> const* FoldedWeights::residual() const { return active_.r1 ? &rotations_->r1 : nullptr; }
+
+bool FoldedWeights::turns(Acts side) const {
+  return (side == Acts::r1 && active_.r1) || (side == Acts::r2 && active_.r2) ||
+         (side == Acts::r4 && active_.r4);
+}
+
+bool FoldedWeights::identity(LinearRule const& rule) const {
+  bool const scaled = gains_ == NormGains::folded && !rule.norm.empty();
+  return !scaled && !turns(rule.input_side) && !turns(rule.output_side);
+}
+
+void FoldedWeights::turn_inputs(Acts side, index_t layer, MatrixView<double> W) const {
+  if (!turns(side)) return;
+  if (side == Acts::r1) rotate_inputs(cpu_, W, rotations_->r1);
+  if (side == Acts::r4) r4_->apply(cpu_, W);
+  if (side != Acts::r2) return;
+  ModelConfig const& config = model_.config();
+  index_t const group = config.heads / config.kv_heads;  // query heads that share a KV head
+  auto const& heads = rotations_->r2[static_cast<std::size_t>(layer)];
+  for (index_t head = 0; head < config.heads; ++head)
+    rotate_inputs(cpu_, W.columns(head * config.head_dim, config.head_dim),
+                  heads[static_cast<std::size_t>(head / group)]);
+}
+
+void FoldedWeights::turn_outputs(Acts side, index_t layer, MatrixView<double> W) const {
+  if (!turns(side)) return;
+  if (side == Acts::r1) rotate_outputs(cpu_, W, rotations_->r1);
+  if (side != Acts::r2) return;
+  index_t const head_dim = model_.config().head_dim;
+  auto const& heads = rotations_->r2[static_cast<std::size_t>(layer)];
+  for (std::size_t head = 0; head < heads.size(); ++head)
+    rotate_outputs(cpu_, W.rows(static_cast<index_t>(head) * head_dim, head_dim), heads[head]);
+}
+
+RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) const {
+  Family const& family = model_.family();
+  RowMatrix<double> W =
+      model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.name, ".weight"));
+  if (gains_ == NormGains::folded && !rule.norm.empty()) {
+    RowMatrix<double> const gain =
+        model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.norm, ".weight"));
+    W.array().rowwise() *= gain.row(0).array();
+  }
+  turn_inputs(rule.input_side, layer, W);
+  turn_outputs(rule.output_side, layer, W);
+  return W;
+}
+
+RowMatrix<double> FoldedWeights::bias(index_t layer, LinearRule const& rule) const {
+  if (!has_bias(model_.config(), rule)) return {};
+  RowMatrix<double> b =
+      model_.checkpoint().read_matrix<double>(tensor_name(model_.family(), layer, rule.name, ".bias"));
+  turn_outputs(rule.output_side, layer, MatrixView<double>(b.data(), b.cols(), 1));
+  return b;
+}
+
+void FoldedWeights::rotate_residual(MatrixView<double> rows) const {
+  if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, rows, *R);
+}
+
+RowMatrix<double> FoldedWeights::embedding_rows(index_t first, index_t count) const {
+  RowMatrix<double> rows = read_rows<double>(model_.checkpoint(), model_.family().embedding, first, count);
+  rotate_residual(rows);
+  return rows;
+}
+
+RowMatrix<double> FoldedWeights::head_rows(index_t first, index_t count) const {
+  Family const& family = model_.family();
+  auto const name = model_.config().tied_embeddings ? family.embedding : family.head;
+  RowMatrix<double> rows = read_rows<double>(model_.checkpoint(), name, first, count);
+  if (gains_ == NormGains::folded) {
+    RowMatrix<double> const gain = model_.checkpoint().read_matrix<double>(family.final_norm);
+    rows.array().rowwise() *= gain.row(0).array();
+  }
+  rotate_residual(rows);
+  return rows;
+}
+
+RowMatrix<float> FoldedWeights::remaining_gain(std::string const& name) const {
+  if (gains_ == NormGains::folded) return {};
+  return model_.checkpoint().read_matrix<float>(name);
+}
+
+}  // namespace dartquant::detail

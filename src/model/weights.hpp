@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/architecture.hpp>
+#include <dartquant/model/fold.hpp>
+#include <dartquant/transform/hadamard.hpp>
+
+namespace dartquant::detail {
+
+/// The widest block of a Hadamard transform of `channels`: all of them where that order is known, else the
+/// largest block that divides them.
+[[nodiscard]] index_t online_block(index_t channels);
+
+/// Rows [first, first + count) of a matrix of the checkpoint. Errors: Error(format) for a value that is not
+/// finite.
+template <class T>
+[[nodiscard]] RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first,
+                                     index_t count);
+
+/// Fake-quantizes W [out, in] as `quantization` says, in place.
+void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization);
+
+/// Reads the weights of a model with gains and rotations folded in FP64: the one place where folding is done,
+/// for the written checkpoint and for the forward pass alike. One tensor at a time; nothing is kept.
+class FoldedWeights {
+ public:
+  /// `rotations` may be null; `active` says which of its parts, and whether R4, are folded. All must outlive
+  /// this.
+  FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations, RotationSet active,
+                NormGains gains);
+
+  /// W [out, in] of a layer: diag(gain), then the input side, then the output side.
+  [[nodiscard]] RowMatrix<double> weight(index_t layer, LinearRule const& rule) const;
+  /// The bias [1, out], turned by the output side; empty where there is none.
+  [[nodiscard]] RowMatrix<double> bias(index_t layer, LinearRule const& rule) const;
+  /// Rows of the embedding, E R1.
+  [[nodiscard]] RowMatrix<double> embedding_rows(index_t first, index_t count) const;
+  /// Turns given rows of the embedding.
+  void rotate_residual(MatrixView<double> rows) const;
+  /// Rows of lm_head (the embedding where tied), W diag(final gain) R1.
+  [[nodiscard]] RowMatrix<double> head_rows(index_t first, index_t count) const;
+  /// The gain [1, hidden] that a norm still multiplies by: the checkpoint's, or empty when folded.
+  [[nodiscard]] RowMatrix<float> remaining_gain(std::string const& name) const;
+
+  [[nodiscard]] Model const& model() const { return model_; }
+  /// True when `weight` returns the tensor as stored.
+  [[nodiscard]] bool identity(LinearRule const& rule) const;
+
+ private:
+  [[nodiscard]] RowMatrix<double> const* residual() const;
+  [[nodiscard]] bool turns(Acts side) const;
+  void turn_inputs(Acts side, index_t layer, MatrixView<double> W) const;
+  void turn_outputs(Acts side, index_t layer, MatrixView<double> W) const;
+
+  Cpu const& cpu_;
+  Model const& model_;
+  Rotations const* rotations_;
+  RotationSet active_;
+  NormGains gains_;
+  std::optional<Hadamard> r4_;
+};
+
+}  // namespace dartquant::detail
