@@ -54,7 +54,7 @@ TokenTree::Match TokenTree::longest_at(std::string_view text, std::size_t offset
 
 AddedTokens::AddedTokens(Json const* added_tokens, BpeModel const& model, Normalizer const& normalizer,
                          std::string const& source)
-    : word_character_("\\w", Regex::Syntax::pattern, source) {
+    : word_character_("[\\w\\p{Join_Control}]", Regex::Syntax::pattern, source) {
   if (added_tokens == nullptr) return;
   if (!added_tokens->is_array()) fail(Kind::format, source, ": 'added_tokens' is not an array");
   std::unordered_set<std::string> contents;

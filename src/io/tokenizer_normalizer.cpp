@@ -58,7 +58,7 @@ Result apply_step(NormalFormStep const& step, Result now, std::size_t) {
   if (offset != std::string::npos)
     fail(Kind::unsupported, step.source, ": the character at byte ", offset,
          " may change under the normalizer ", step.name,
-         ", whose tables are not here; bring the text into that form beforehand and give token ids");
+         ", whose tables are not here; give token ids instead of text");
   return now;
 }
 
