@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -61,6 +62,16 @@ std::string metadata_entry(std::map<std::string, std::string> const& metadata) {
   for (auto const& [key, value] : metadata)
     pairs += (pairs.empty() ? "" : ",") + quoted(key) + ":" + quoted(value);
   return "\"__metadata__\":{" + pairs + "}";
+}
+
+/// The reference writer's order of types: wider ones first, so that all data is aligned.
+std::ptrdiff_t place_in_file(Dtype dtype) {
+  constexpr std::array order{
+      Dtype::u64,         Dtype::i64,     Dtype::f64,     Dtype::c64,     Dtype::f32, Dtype::u32,
+      Dtype::i32,         Dtype::bf16,    Dtype::f16,     Dtype::u16,     Dtype::i16, Dtype::f8_e5m2fnuz,
+      Dtype::f8_e4m3fnuz, Dtype::f8_e8m0, Dtype::f8_e4m3, Dtype::f8_e5m2, Dtype::i8,  Dtype::u8,
+      Dtype::f6_e3m2,     Dtype::f6_e2m3, Dtype::f4,      Dtype::boolean};
+  return std::find(order.begin(), order.end(), dtype) - order.begin();
 }
 
 /// Rounds to float so that a second rounding to a shorter type gives what one rounding of the double would:
@@ -144,8 +155,8 @@ SafetensorsWriter::Layout::Layout(std::vector<TensorInfo>&& declared,
   }
   auto const by_name = [](Progress const& a, Progress const& b) { return a.info.name < b.info.name; };
   std::sort(tensors.begin(), tensors.end(), [&](Progress const& a, Progress const& b) {
-    int const left = bit_width(a.info.dtype), right = bit_width(b.info.dtype);
-    return left != right ? left > right : by_name(a, b);
+    auto const left = place_in_file(a.info.dtype), right = place_in_file(b.info.dtype);
+    return left != right ? left < right : by_name(a, b);
   });
 
   std::string json = "{";

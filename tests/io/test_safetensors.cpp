@@ -180,7 +180,7 @@ TEST_CASE("what is written is read back, for every type", "[safetensors]") {
   std::vector<std::string> order;
   for (Tensor const& tensor : file.tensors()) order.emplace_back(tensor.name);
   REQUIRE(order ==
-          std::vector<std::string>{"double", "ids", "ü\n\"", "brain", "layer 10", "layer 2", "none", "flag"});
+          std::vector<std::string>{"double", "ü\n\"", "ids", "brain", "none", "layer 10", "layer 2", "flag"});
   std::string const bytes = read_bytes(folder / "w.safetensors");
   REQUIRE(bytes[8] == '{');
   REQUIRE(static_cast<unsigned char>(bytes[0]) % 8 == 0);  // the header's length: the data is aligned
@@ -231,6 +231,34 @@ TEST_CASE("the same values give the same bytes, however they arrive", "[safetens
   first.commit();
   second.commit();
   REQUIRE(read_bytes(folder / "1") == read_bytes(folder / "2"));
+}
+
+TEST_CASE("the bytes are those of the reference writer", "[safetensors]") {
+  TemporaryFolder const folder;
+  SafetensorsWriter writer(folder / "w",
+                           {{"a", Dtype::f32, {2}},
+                            {"b", Dtype::i32, {2}},
+                            {"d", Dtype::f16, {1, 2}},
+                            {"i", Dtype::boolean, {2}},
+                            {"k", Dtype::f64, {}},
+                            {"j", Dtype::i64, {0}}},
+                           {{"format", "pt"}});
+  writer.append("a", RowMatrix<float>::Zero(1, 2).eval());
+  writer.append("d", RowMatrix<float>::Zero(1, 2).eval());
+  writer.append("k", RowMatrix<double>::Zero(1, 1).eval());
+  std::string const zeros(8, '\0');
+  writer.append_bytes("b", std::as_bytes(std::span(zeros)));
+  writer.append_bytes("i", std::as_bytes(std::span(zeros).first(2)));
+  writer.commit();
+  // Written by the Python package safetensors 0.8.0 for the same tensors.
+  std::string header =
+      R"({"__metadata__":{"format":"pt"},"j":{"dtype":"I64","shape":[0],"data_offsets":[0,0]},)"
+      R"("k":{"dtype":"F64","shape":[],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],)"
+      R"("data_offsets":[8,16]},"b":{"dtype":"I32","shape":[2],"data_offsets":[16,24]},)"
+      R"("d":{"dtype":"F16","shape":[1,2],"data_offsets":[24,28]},"i":{"dtype":"BOOL","shape":[2],)"
+      R"("data_offsets":[28,30]}})";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  REQUIRE(read_bytes(folder / "w") == safetensors_bytes(header, std::string(30, '\0')));
 }
 
 TEST_CASE("the writer refuses what would give a bad file", "[safetensors]") {
