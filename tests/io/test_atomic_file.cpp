@@ -12,6 +12,7 @@
 #include <csignal>
 
 #include <functional>
+#include <initializer_list>
 #include <span>
 #include <utility>
 
@@ -229,7 +230,7 @@ TEST_CASE("a checkpoint that does not fit the disk leaves the old one alone", "[
 TEST_CASE("every write call may fail: the old file stays", "[atomic_file]") {
   TemporaryFolder const folder;
   write_bytes(folder / "out", "old");
-  for (rlim_t const bytes : {0, 1, 4095, 4096, 5000, 9999}) {
+  for (rlim_t const bytes : std::initializer_list<rlim_t>{0, 1, 4095, 4096, 5000, 9999}) {
     {
       FileSizeLimit const limit(bytes);
       REQUIRE_ERROR(AtomicFile(folder / "out", 10000), io, "needs 10000 more bytes, beyond the largest file");
