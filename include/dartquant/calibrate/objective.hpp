@@ -109,8 +109,8 @@ struct Kurtosis {
 };
 
 /// Soft-max weighted maximum of one token: channels * scale * sum p_i a_i, a = |x|, p = softmax(a /
-/// (temperature RMS)); the derivative holds the RMS constant, which a rotation keeps. temperature -> 0 gives
-/// the largest |x|. Peak suppression after InfoQuant (arXiv 2605.26175).
+/// (temperature RMS)). The derivative is exact, the RMS included. temperature -> 0 gives the largest |x|.
+/// Scale invariant but for its unit. Peak suppression after InfoQuant (arXiv 2605.26175).
 struct Peak {
   double temperature = 0.25;  ///< in units of the token's RMS
   double scale = 0.05;
@@ -130,9 +130,18 @@ struct Peak {
     for (index_t i = 0; i < channels; ++i) slope[i] = exp((abs(x[i]) - largest) * sharpness);
     T const total = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i]; });
     T const peak = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * abs(x[i]); }) / total;
+    T const spread = detail::lane_sum<T>(channels,
+                                         [&](index_t i) {
+                                           T const off = abs(x[i]) - peak;
+                                           return slope[i] * off * off;
+                                         }) /
+                     total;
     T const factor = static_cast<T>(channels) * static_cast<T>(scale);
+    T const through_rms =
+        factor * spread * sharpness / squares;  // d sharpness / d x_i = -sharpness x_i / squares
     for (index_t i = 0; i < channels; ++i)
-      slope[i] = factor * detail::sign(x[i]) * (slope[i] / total) * (T(1) + (abs(x[i]) - peak) * sharpness);
+      slope[i] = factor * detail::sign(x[i]) * (slope[i] / total) * (T(1) + (abs(x[i]) - peak) * sharpness) -
+                 through_rms * x[i];
     return factor * peak;
   }
   void validate() const {

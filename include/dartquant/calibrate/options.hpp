@@ -58,7 +58,7 @@ struct CalibrationOptions {
   /// Used when learning_rate is unset. The rate is set so that a steady gradient of the first one's size
   /// would move the rotation by this fraction of its own Frobenius norm per step: one number for any
   /// channels, objective and size of the values.
-  double relative_step = 0.05;
+  double relative_step = 0.15;
   Schedule schedule = Schedule::cosine;
   InitialRotation initial = InitialRotation::random_hadamard;
   RowMatrix<double> given{};  ///< [channels, channels], orthogonal; used when initial == given
