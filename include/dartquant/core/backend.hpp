@@ -12,9 +12,6 @@ namespace dartquant {
 /// Whether a factor of a product is used as stored or transposed.
 enum class Op { none, transpose };
 
-/// Which part of a matrix a call reads or writes.
-enum class Triangle { lower, upper };
-
 /// Which elements of a square operand can be other than zero.
 enum class Fill { full, lower };
 
