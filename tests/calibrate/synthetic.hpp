@@ -19,8 +19,8 @@ template <class T = double>
   return M;
 }
 
-/// Activations like those behind an RMSNorm: Laplace values mixed through a few directions, some channels ten
-/// times as large as the others, every row of unit RMS.
+/// Activations like those behind an RMSNorm: Laplace values mixed through a few directions, some channels with
+/// a large mean and five times the spread of the others, every row of unit RMS.
 template <class T = float>
 [[nodiscard]] RowMatrix<T> outlier_activations(index_t tokens, index_t channels, std::uint64_t seed) {
   Philox const random(seed, 1);
@@ -34,7 +34,7 @@ template <class T = float>
   for (index_t i = 0; i < B.size(); ++i) B.data()[i] = laplace(i);
   X.noalias() = 0.3 * B * A;
   for (index_t i = 0; i < X.size(); ++i) X.data()[i] += laplace(B.size() + i);
-  for (index_t j = 3; j < channels; j += 24) X.col(j) = 10 * X.col(j).array() + 5;
+  for (index_t j = 3; j < channels; j += 24) X.col(j) = 5 * X.col(j).array() + 10;
   Cpu(1).normalize_rows<double>(X);
   return X.template cast<T>();
 }
