@@ -40,6 +40,7 @@ class FoldWriter {
                  [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
     for (index_t layer = 0; layer < config_.layers; ++layer) {
       write_layer(layer);
+      detail::release_pages(weights_.model().checkpoint());
       if (options_.progress) options_.progress("fold", layer + 1, config_.layers);
     }
     write_ones(std::string(family_.final_norm));

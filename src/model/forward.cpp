@@ -115,6 +115,7 @@ RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows 
   for (index_t layer = 0; layer < config.layers; ++layer) {
     detail::LayerWeights const current =
         detail::load_layer(cpu, weights, layer, options.quantization.weights());
+    detail::release_pages(model.checkpoint());
     for (index_t first = 0; first < hidden.rows(); first += group)
       decoder.run(current, layer, first,
                   MatrixView<float>(hidden).rows(first, std::min(group, hidden.rows() - first)));

@@ -28,9 +28,6 @@ void check_size(RowMatrix<double> const& R, index_t wanted, std::string const& n
           ", but the model needs ", wanted, " x ", wanted);
 }
 
-/// The ratio in units of double's eps; Rotations are stored and folded in FP64.
-double double_ratio(MatrixView<double const> R) { return orthogonality_ratio(R) * 0x1p29; }
-
 void check_tensor(SafetensorsFile const& file, std::string const& name, std::vector<index_t> const& shape) {
   Tensor const* const tensor = file.find(name);
   if (tensor == nullptr) fail(Kind::format, file.path().string(), ": there is no tensor '", name, "'");
@@ -61,12 +58,12 @@ void Rotations::validate(ModelConfig const& config) const {
   }
 }
 
-double Rotations::r1_orthogonality() const { return r1.size() == 0 ? 0 : double_ratio(r1); }
+double Rotations::r1_orthogonality() const { return r1.size() == 0 ? 0 : orthogonality_ratio(r1); }
 
 double Rotations::r2_orthogonality() const {
   double largest = 0;
   for (auto const& layer : r2)
-    for (RowMatrix<double> const& R : layer) largest = std::max(largest, double_ratio(R));
+    for (RowMatrix<double> const& R : layer) largest = std::max(largest, orthogonality_ratio(R));
   return largest;
 }
 

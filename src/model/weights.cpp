@@ -37,6 +37,11 @@ RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, inde
 template RowMatrix<float> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
 template RowMatrix<double> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
 
+void release_pages(Checkpoint const& checkpoint) {
+  for (SafetensorsFile const& file : checkpoint.files())
+    for (Tensor const& tensor : file.tensors()) file.release(tensor);
+}
+
 void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization) {
   if (!quantization.active()) return;
   fake_quantize(cpu, W,

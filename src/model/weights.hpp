@@ -23,6 +23,10 @@ template <class T>
 [[nodiscard]] RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first,
                                      index_t count);
 
+/// Gives all pages of the checkpoint back to the system. A read maps some pages of the neighbours as well, so
+/// giving back only what was read would let resident memory grow with the number of tensors.
+void release_pages(Checkpoint const& checkpoint);
+
 /// Fake-quantizes W [out, in] as `quantization` says, in place.
 void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization);
 

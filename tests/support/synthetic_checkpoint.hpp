@@ -21,7 +21,7 @@ struct SyntheticModel {
   bool tied = false, attention_bias = false, mlp_bias = false, equal_layers = false;
   Dtype dtype = Dtype::f32;
   std::uint64_t shard_bytes = 5'000'000'000, seed = 1;
-  std::string more_config;  ///< further members of config.json, such as `, "rope_scaling": {...}`
+  std::string more_config{};  ///< further members of config.json, such as `, "rope_scaling": {...}`
 };
 
 inline std::string config_of(SyntheticModel const& model) {

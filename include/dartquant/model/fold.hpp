@@ -44,13 +44,13 @@ enum class NormGains { kept, folded };
 
 /// Dense rotations to fold, in FP64. An empty part is the identity.
 struct Rotations {
-  RowMatrix<double> r1;                            ///< [hidden, hidden], or empty
-  std::vector<std::vector<RowMatrix<double>>> r2;  ///< [layers][kv_heads] of [head_dim, head_dim], or empty
+  RowMatrix<double> r1{};                            ///< [hidden, hidden], or empty
+  std::vector<std::vector<RowMatrix<double>>> r2{};  ///< [layers][kv_heads] of [head_dim, head_dim], or empty
 
   /// Sizes fit the config, every value is finite, and |I - R^T R|_1 / (n eps32) < 30 (LAPACK's test) for
   /// each. Errors: InvalidArgument (sizes), Error(numerics) naming the rotation.
   void validate(ModelConfig const& config) const;
-  /// The largest |I - R^T R|_1 / (n eps64) of R1, and over all of R2; 0 where empty.
+  /// orthogonality_ratio of R1, and the largest over all of R2; 0 where empty.
   [[nodiscard]] double r1_orthogonality() const;
   [[nodiscard]] double r2_orthogonality() const;
 };
@@ -78,11 +78,11 @@ struct WeightQuantization {
 /// What `fold` writes.
 struct FoldOptions {
   RotationSet rotations{.r1 = true, .r2 = true};  ///< r3 is refused (nothing to fold); r4 only when asked for
-  std::optional<Dtype> dtype;                     ///< of the written weights; absent: the checkpoint's own
-  WeightQuantization weights;                     ///< fake quantization of the linear layers; off by default
+  std::optional<Dtype> dtype{};                   ///< of the written weights; absent: the checkpoint's own
+  WeightQuantization weights{};                   ///< fake quantization of the linear layers; off by default
   std::uint64_t shard_bytes = 5'000'000'000;      ///< limit of one file's data
-  std::map<std::string, std::string> manifest;    ///< copied into dartquant.json: method, seed, data...
-  Progress progress;
+  std::map<std::string, std::string> manifest{};  ///< copied into dartquant.json: method, seed, data...
+  Progress progress{};
 
   /// Errors: InvalidArgument.
   void validate() const;

@@ -53,7 +53,7 @@ struct Quantization {
   /// Which channels of an o_proj input share a scale: all of a token, or those of one head.
   enum class OutputInput { per_token, per_head };
 
-  Scheme scheme;  ///< bits
+  Scheme scheme{};  ///< bits
   ClipSearch weight_clip = ClipSearch::mse;
   index_t weight_group = 0;                             ///< 0: per output channel
   Symmetry activation_symmetry = Symmetry::asymmetric;  ///< one scale (and zero point) per token
@@ -77,10 +77,10 @@ struct ForwardOptions {
   using Gains = NormGains;
   Gains gains = Gains::kept;             ///< folded: observers see inputs without gain; R1 implies folded
   Rotations const* rotations = nullptr;  ///< folded on the fly; nothing is written
-  RotationSet active;                    ///< which of R1 R2 (of `rotations`) R3 R4 (Hadamard) act
-  Quantization quantization;
-  Observer observer;
-  Progress progress;
+  RotationSet active{};                  ///< which of R1 R2 (of `rotations`) R3 R4 (Hadamard) act
+  Quantization quantization{};
+  Observer observer{};
+  Progress progress{};
 
   /// Errors: InvalidArgument.
   void validate() const;

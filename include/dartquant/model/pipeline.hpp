@@ -55,7 +55,7 @@ struct ModelCalibrationOptions {
   Method method = Method::dartquant;
   RotationSet rotations{.r1 = true, .r2 = true};  ///< R3 and R4 are never learned and ignored here
   std::uint64_t seed = 0;  ///< of the initial Hadamard matrices and of the order of the batches
-  LearningOptions r1, r2;
+  LearningOptions r1{}, r2{};
 
   /// Errors: InvalidArgument.
   void validate() const;
@@ -67,7 +67,7 @@ struct CaptureOptions {
   index_t r1_rows = 65536;  ///< rows kept of the q_proj and up_proj inputs of all layers, pooled
   index_t r2_rows = 16384;  ///< rows kept of a layer's o_proj inputs; dropped once its R2 are found
   std::uint64_t seed = 0;
-  Progress progress;  ///< stages "capture" (layers) and "calibrate" (runs)
+  Progress progress{};  ///< stages "capture" (layers) and "calibrate" (runs)
 
   /// Errors: InvalidArgument.
   void validate() const;
