@@ -13,6 +13,7 @@
 
 #include "commands.hpp"
 #include "flags.hpp"
+#include "interrupt.hpp"
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -46,6 +47,18 @@ RotationSet learned_rotations(std::string const& text) {
   return set;
 }
 
+void write_rotations(ModelCalibration const& found, std::string const& file, RotationSet active,
+                     TokenWindows const& windows) {
+  std::map<std::string, std::string> const metadata{{"dartquant_version", version()},
+                                                    {"method", std::string(dartquant::name_of(found.method))},
+                                                    {"seed", std::to_string(found.seed)},
+                                                    {"rotations", active.name()},
+                                                    {"windows", std::to_string(windows.rows())},
+                                                    {"seqlen", std::to_string(windows.cols())}};
+  TemporaryFiles const guard;
+  save_rotations(found.rotations, file, metadata);
+}
+
 void run(CalibrateFlags const& flags) {
   auto const started = std::chrono::steady_clock::now();
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
@@ -68,14 +81,7 @@ void run(CalibrateFlags const& flags) {
   progress.start("calibrate");
   ModelCalibration const found = calibrate(cpu, model, windows, options, capture);
   progress.finish();
-  std::map<std::string, std::string> const metadata{{"dartquant_version", version()},
-                                                    {"method", std::string(dartquant::name_of(found.method))},
-                                                    {"seed", std::to_string(found.seed)},
-                                                    {"rotations", active.name()},
-                                                    {"windows", std::to_string(windows.rows())},
-                                                    {"seqlen", std::to_string(seqlen)}};
-  save_rotations(found.rotations, flags.output, metadata);
-
+  write_rotations(found, flags.output, active, windows);
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   Json report{{"model", name_of(model)},
               {"output", flags.output},

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <span>
@@ -110,11 +111,15 @@ void announce(CompareFlags const& flags, Setup const& setup) {
   };
   index_t const seqlen = setup.learn.cols();
   double const evaluations = static_cast<double>(setup.runs.size() * setup.schemes.size());
-  add(plan(setup.cpu, setup.model, dartquant::Job::evaluate, setup.measure.rows(), seqlen), evaluations + 2);
-  for (ModelCalibrationOptions const& run : setup.runs)
-    if (run.method != Method::rtn && run.method != Method::quarot)
-      add(plan(setup.cpu, setup.model, dartquant::Job::calibrate, setup.learn.rows(), seqlen, run, capture),
-          1);
+  add(plan(setup.cpu, setup.model, Job::evaluate, setup.measure.rows(), seqlen), evaluations + 2);
+  auto const learns = [](ModelCalibrationOptions const& run) {
+    return run.method != Method::rtn && run.method != Method::quarot;
+  };
+  auto const learned = std::count_if(setup.runs.begin(), setup.runs.end(), learns);
+  if (learned > 0)
+    add(plan(setup.cpu, setup.model, Job::calibrate, setup.learn.rows(), seqlen,
+             *std::find_if(setup.runs.begin(), setup.runs.end(), learns), capture),
+        static_cast<double>(learned));
   print_plan(flags.common,
              fmt::format("{} calibrations on {} windows, {} evaluations on {} windows of {} tokens",
                          setup.runs.size(), setup.learn.rows(), evaluations, setup.measure.rows(), seqlen),
@@ -139,7 +144,9 @@ void run(CompareFlags const& flags) {
   progress.start("original");
   Baseline const baseline = baseline_of(setup.cpu, setup.model, setup.measure, progress.callback());
   Comparison comparison;
-  comparison.baseline = evaluate(setup.cpu, setup.model, setup.measure);
+  ForwardOptions plain;
+  plain.progress = progress.callback();
+  comparison.baseline = evaluate(setup.cpu, setup.model, setup.measure, plain);
   progress.finish();
   progress.start("calibrate");
   std::vector<ModelCalibration> const found =

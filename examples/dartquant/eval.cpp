@@ -110,8 +110,8 @@ void print_evaluation(Evaluation const& found, index_t seqlen, std::string const
   fmt::print("perplexity  {}\n", bold(format_perplexity(found)));
   if (found.has_kl)
     fmt::print(
-        "KL          mean {:.5f}, median {:.5f}, 90 % {:.5f}, 99 % {:.5f}, max {:.4f}\nsame top-1  {:.2f} "
-        "%\n",
+        "KL          mean {:.3g}, median {:.3g}, 90 % {:.3g}, 99 % {:.3g}, max {:.3g}\n"
+        "same top-1  {:.2f} %\n",
         found.kl, found.kl_median, found.kl_p90, found.kl_p99, found.kl_max, 100 * found.top1_agreement);
   fmt::print("{}", describe(found.notes));
 }

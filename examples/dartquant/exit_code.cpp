@@ -58,7 +58,7 @@ ExitCode run_reporting_errors(std::function<void()> const& job) {
       return report(fmt::format("cannot write to standard output: {}", std::strerror(errno)), ExitCode::io);
     return ExitCode::ok;
   } catch (Interrupted const&) {
-    return report("interrupted; nothing half-written was left behind", ExitCode::interrupted);
+    return report(interrupted_sentence, ExitCode::interrupted);
   } catch (Error const& error) {
     return report(error.what(), exit_code_of(error.kind()));
   } catch (InvalidArgument const& error) {

@@ -83,7 +83,7 @@ void run(FoldFlags const& flags) {
              format_bytes(done.bytes_written));
   fmt::print("Largest logit difference {:.2e} of the largest logit over {} tokens (bound {:.0e})\n",
              check.max_error, check.tokens, bound);
-  fmt::print("Orthogonality |I - R'R| / (n eps): R1 {:.2f}, R2 {:.2f} (good below 30)\n{}",
+  fmt::print("Orthogonality |I - R'R| / (n eps): R1 {:.2g}, R2 {:.2g} (good below 30)\n{}",
              done.r1_orthogonality, done.r2_orthogonality, describe(done.notes));
 }
 

@@ -4,19 +4,35 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <string_view>
+
+#include "exit_code.hpp"
 
 namespace dartquant::program {
 namespace {
 
-volatile sig_atomic_t interrupted = 0;
-volatile sig_atomic_t on_terminal = 0;
+std::atomic<bool> interrupted = false, on_terminal = false;
+std::atomic<int> temporary_files = 0;
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
+/// From a signal handler.
+void write_to_stderr(std::string_view text) {
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
 
 void on_signal(int) {
   int const saved = errno;
-  interrupted = 1;
-  constexpr char message[] = "\nstopping after this step; press Ctrl-C again to stop at once\n";
-  if (on_terminal != 0 && ::write(STDERR_FILENO, message, sizeof message - 1) < 0) on_terminal = 0;
+  if (on_terminal) write_to_stderr("\r\x1b[K");
+  if (temporary_files == 0) {
+    write_to_stderr("dartquant: ");
+    write_to_stderr(interrupted_sentence);
+    write_to_stderr("\n");
+    ::_exit(static_cast<int>(ExitCode::interrupted));
+  }
+  interrupted = true;
+  if (on_terminal) write_to_stderr("stopping after this step; press Ctrl-C again to stop at once\n");
   errno = saved;
 }
 
@@ -34,7 +50,7 @@ void watch(int signal_number) {
 }  // namespace
 
 void watch_signals() {
-  on_terminal = isatty(STDERR_FILENO);
+  on_terminal = isatty(STDERR_FILENO) != 0;
   watch(SIGINT);
   watch(SIGTERM);
   signal(SIGPIPE, SIG_IGN);
@@ -42,7 +58,10 @@ void watch_signals() {
 }
 
 void stop_if_interrupted() {
-  if (interrupted != 0) throw Interrupted{};
+  if (interrupted) throw Interrupted{};
 }
+
+TemporaryFiles::TemporaryFiles() noexcept { ++temporary_files; }
+TemporaryFiles::~TemporaryFiles() { --temporary_files; }
 
 }  // namespace dartquant::program

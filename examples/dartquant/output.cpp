@@ -67,6 +67,7 @@ void check_output_file(std::string const& file, fs::path const& model,
                   " is a file of the input model: choose another output");
   if (!fs::is_directory(folder)) refuse(fmt::format("{} is no folder: create it first", folder.string()));
   if (fs::is_directory(path)) refuse(fmt::format("{} is a folder: name a file", path.string()));
+  TemporaryFiles const guard;
   AtomicFile const probe(path);  // creates its temporary file, and removes it
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "interrupt.hpp"
+
 namespace dartquant::program {
 
 /// Makes sure, before any long work, that `file` can be written: its folder exists and takes a new file, and
@@ -38,6 +40,7 @@ class StagedFolder {
   void lock();
   void undo() noexcept;
 
+  TemporaryFiles guard_;
   std::filesystem::path output_, staging_;
   std::vector<std::filesystem::path> created_;  ///< folders that did not exist before, innermost first
   int descriptor_ = -1;

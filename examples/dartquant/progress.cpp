@@ -33,7 +33,7 @@ void ProgressDisplay::start(std::string label, index_t index, index_t count) {
   stage_.clear();
   index_ = index;
   count_ = count;
-  job_started_ = Clock::now();
+  job_started_ = last_update_ = last_shown_ = Clock::now();
   if (index == 0) all_started_ = job_started_;
 }
 
@@ -57,39 +57,40 @@ void ProgressDisplay::update(std::string_view stage, index_t done, index_t total
   Clock::time_point const now = Clock::now();
   if (stage != stage_) {
     stage_ = stage;
-    stage_started_ = last_drawn_ = now;
+    stage_started_ = last_update_;
   }
+  last_update_ = now;
+  double const part = static_cast<double>(done) / static_cast<double>(total);
   if (terminal_) {
-    if (drawn_ && done < total && now - last_drawn_ < between_frames) return;
-    last_drawn_ = now;
-    draw(done, total);
-  } else if (done == total) {
-    if (count_ == 1)
-      fmt::print(stderr, "{}: {} {} in {}\n", label_, stage_, total,
-                 format_seconds(seconds_between(stage_started_, now)));
-  } else if (now - last_drawn_ >= between_lines) {
-    last_drawn_ = now;
-    fmt::print(stderr, "{}: {} {} of {}\n", label_, stage_, done, total);
+    if (drawn_ && done < total && now - last_shown_ < between_frames) return;
+    draw(part);
+  } else if (done == total && count_ == 1) {
+    fmt::print(stderr, "{}: {} done in {}\n", label_, stage_,
+               format_seconds(seconds_between(stage_started_, now)));
+  } else if (done < total && now - last_shown_ >= between_lines) {
+    fmt::print(stderr, "{}: {} {:.0f} %\n", label_, stage_, 100 * part);
+  } else {
+    return;
   }
+  last_shown_ = now;
 }
 
-void ProgressDisplay::draw(index_t done, index_t total) {
-  bool const one_job = count_ == 1;
-  double const part = static_cast<double>(done) / static_cast<double>(total);
-  double const fraction = one_job ? part : static_cast<double>(index_) / static_cast<double>(count_);
-  double const elapsed = seconds_between(one_job ? stage_started_ : all_started_, Clock::now());
+/// One job: its stage fills the bar. Several: the jobs do, since all take about the same time.
+void ProgressDisplay::draw(double part) {
+  constexpr std::size_t bar_width = 24;
+  bool const one = count_ == 1;
+  double const fraction = one ? part : (static_cast<double>(index_) + part / 2) / static_cast<double>(count_);
+  double const elapsed = seconds_between(one ? stage_started_ : all_started_, last_update_);
   std::string const left = fraction > 0 && elapsed > 1
                                ? format_seconds(elapsed * (1 - fraction) / fraction) + " left"
                                : std::string();
-  std::string const place = one_job ? std::string() : fmt::format("{}/{} ", index_ + 1, count_);
-  constexpr int bar_width = 24;
-  std::string const filled = bar(fraction, bar_width);
-  std::string const empty(static_cast<std::size_t>(bar_width) - display_width(filled),
-                          speaks_utf8() ? ' ' : '.');
-  std::string line =
-      fmt::format("[{}{}] {}{}: {} {}/{}  {}", filled, empty, place, label_, stage_, done, total, left);
+  std::string filled = bar(fraction, static_cast<int>(bar_width));
+  filled.append(bar_width - display_width(filled), speaks_utf8() ? ' ' : '.');
+  std::string const what =
+      one ? fmt::format("{}: {}", label_, stage_) : fmt::format("{}/{} {}", index_ + 1, count_, label_);
+  std::string line = fmt::format("[{}] {:3.0f} %  {}  {}", filled, 100 * fraction, what, left);
   if (display_width(line) >= static_cast<std::size_t>(terminal_columns()))
-    line = fmt::format("{}{}: {}/{}  {}", place, stage_, done, total, left);
+    line = fmt::format("{:3.0f} %  {}", 100 * fraction, left);
   fmt::print(stderr, "\r\x1b[K{}", line);
   std::fflush(stderr);
   drawn_ = true;

@@ -32,13 +32,13 @@ class ProgressDisplay {
   using Clock = std::chrono::steady_clock;
 
   void update(std::string_view stage, index_t done, index_t total);
-  void draw(index_t done, index_t total);
+  void draw(double part);
   void clear();
 
   bool shown_ = false, terminal_ = false, drawn_ = false;
   std::string label_, stage_;
   index_t index_ = 0, count_ = 1;
-  Clock::time_point all_started_, job_started_, stage_started_, last_drawn_;
+  Clock::time_point all_started_, job_started_, stage_started_, last_update_, last_shown_;
 };
 
 }  // namespace dartquant::program

@@ -12,6 +12,7 @@
 
 #include <dartquant/io/atomic_file.hpp>
 
+#include "interrupt.hpp"
 #include "terminal.hpp"
 #include "units.hpp"
 
@@ -25,7 +26,7 @@ std::uint64_t free_memory() {
 
 std::string losses(std::vector<double> const& loss) {
   if (loss.empty()) return "not learned";
-  return fmt::format("{:.4g} -> {:.4g} in {} epochs", loss.front(), loss.back(), loss.size());
+  return fmt::format("{:.4g} -> {:.4g} over epochs 1 to {}", loss.front(), loss.back(), loss.size());
 }
 
 }  // namespace
@@ -44,7 +45,8 @@ std::string describe(Model const& model) {
   std::size_t const files = model.checkpoint().files().size();
   return fmt::format(
       "{}: {}, {} parameters, {}, {} in {} {}\n"
-      "  {} layers, {} channels, {} intermediate, {} heads on {} KV heads of {}, {} tokens, {} positions, {} "
+      "  {} layers, {} channels, {} intermediate, {} heads on {} KV heads of {}, vocabulary {}, {} "
+      "positions, {} "
       "embeddings\n",
       bold(name_of(model)), config.architecture, format_count(static_cast<double>(config.parameters())),
       to_string(config.dtype), format_bytes(bytes), files, files == 1 ? "file" : "files", config.layers,
@@ -119,7 +121,7 @@ std::string describe(ModelCalibration const& found) {
       text += fmt::format("R2 of layer {}: loss {}\n", layer, losses(found.r2_loss[layer]));
   text += fmt::format("Whip per channel {:.4f} -> {:.4f} (Gaussian 0.523, uniform 0.475)\n",
                       found.whip_before, found.whip_after);
-  text += fmt::format("Orthogonality |I - R'R| / (n eps): R1 {:.2f}, R2 {:.2f} (good below 30)\n",
+  text += fmt::format("Orthogonality |I - R'R| / (n eps): R1 {:.2g}, R2 {:.2g} (good below 30)\n",
                       found.r1_orthogonality, found.r2_orthogonality);
   return text + describe(found.notes);
 }
@@ -145,7 +147,9 @@ std::string describe(std::vector<std::string> const& notes) {
 }
 
 void write_json(std::string const& file, Json const& report) {
-  if (!file.empty()) write_file_atomically(file, report.dump(2) + "\n");
+  if (file.empty()) return;
+  TemporaryFiles const guard;
+  write_file_atomically(file, report.dump(2) + "\n");
 }
 
 }  // namespace dartquant::program

@@ -30,6 +30,7 @@ std::string format_bytes(std::uint64_t bytes) {
 std::string format_count(double count) { return scaled(count, {"", " k", " M", " G", " T"}); }
 
 std::string format_seconds(double seconds) {
+  if (seconds > 0 && seconds < 0.05) return "< 0.1 s";
   if (seconds < 9.95) return fmt::format("{:.1f} s", seconds);
   long const whole = std::lround(seconds);
   if (whole < 60) return fmt::format("{} s", whole);
