@@ -2,7 +2,7 @@
 //
 // An objective of your own: one struct with a call operator, handed to calibrate_rotation.
 //
-// This one charges for values beyond two root mean squares, f(x) = max(|x| - 2, 0)^2, a smooth relative of
+// This one charges for values beyond one root mean square, f(x) = max(|x| - 1, 0)^2, a smooth relative of
 // the count of outliers that DartQuant's paper begins with (its eq. 1). It is compared with Whip and with a
 // random Hadamard on synthetic activations in which every 32nd channel is large.
 #include <dartquant/calibrate/calibrate.hpp>
@@ -18,8 +18,8 @@ struct Excess {
   template <class V>
   void operator()(V const& x, V& value, V& slope) const {
     using std::abs;
-    V const above = (x - 2 + abs(x - 2)) / 2;  // max(x - 2, 0)
-    V const below = (abs(x + 2) - x - 2) / 2;  // max(-x - 2, 0)
+    V const above = (x - 1 + abs(x - 1)) / 2;  // max(x - 1, 0)
+    V const below = (abs(x + 1) - x - 1) / 2;  // max(-x - 1, 0)
     value = above * above + below * below;
     slope = 2 * (above - below);
   }

@@ -19,8 +19,8 @@ template <class T = double>
   return M;
 }
 
-/// Activations like those behind an RMSNorm: Laplace values mixed through a few directions, some channels with
-/// a large mean and five times the spread of the others, every row of unit RMS.
+/// Activations like those behind an RMSNorm: Laplace values mixed through a few directions, some channels
+/// with a large mean and five times the spread of the others, every row of unit RMS.
 template <class T = float>
 [[nodiscard]] RowMatrix<T> outlier_activations(index_t tokens, index_t channels, std::uint64_t seed) {
   Philox const random(seed, 1);

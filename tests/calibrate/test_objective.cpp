@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "calibrate/synthetic.hpp"
@@ -152,6 +154,25 @@ TEST_CASE("a loss is the mean over tokens, the same for any threads, strides and
   check(Kurtosis{});
   check(Peak{});
   check(QuantError{});
+}
+
+TEMPLATE_TEST_CASE("rows are sorted stably, whatever their bits", "[objective]", float, double) {
+  using T = TestType;
+  detail::RowSort<T> sort;
+  RowMatrix<T> x = gaussian<T>(1, 777, 4);
+  x(0, 5) = x(0, 700) = x(0, 300);
+  x(0, 6) = std::numeric_limits<T>::infinity();
+  x(0, 8) = -std::numeric_limits<T>::max();
+  x(0, 9) = T(-0.0);
+  x(0, 10) = T(0);
+  std::vector<std::int32_t> expected(777);
+  for (std::size_t i = 0; i < 777; ++i) expected[i] = static_cast<std::int32_t>(i);
+  std::stable_sort(expected.begin(), expected.end(),
+                   [&](std::int32_t a, std::int32_t b) { return x(0, a) < x(0, b); });
+  auto const order = sort(VectorView<T const>(x.data(), 777));
+  CHECK(std::equal(order.begin(), order.end(), expected.begin(), expected.end()));
+  x.setConstant(std::numeric_limits<T>::quiet_NaN());
+  CHECK(sort(VectorView<T const>(x.data(), 3)).size() == 3);
 }
 
 TEST_CASE("objectives refuse parameters out of range", "[objective]") {

@@ -23,7 +23,10 @@ enum class InitialRotation {
   given  ///< CalibrationOptions::given
 };
 
-/// Whether rows are used as they are.
+/// Whether rows are used as they are. Whip is not scale invariant: on values well below 1 it becomes channels
+/// minus the L1 norm and weighs large rows more. For o_proj inputs (RMS 0.1 to 0.6) that is the better
+/// objective: the 4-bit error after R2 was 2 to 5 % lower on three small models than with rows, or the whole,
+/// brought to unit RMS.
 enum class RowScale {
   as_given,
   unit_rms  ///< every row divided by its RMS first; rows of zeros stay
@@ -58,7 +61,7 @@ struct CalibrationOptions {
   /// Used when learning_rate is unset. The rate is set so that a steady gradient of the first one's size
   /// would move the rotation by this fraction of its own Frobenius norm per step: one number for any
   /// channels, objective and size of the values.
-  double relative_step = 0.15;
+  double relative_step = 0.2;
   Schedule schedule = Schedule::cosine;
   InitialRotation initial = InitialRotation::random_hadamard;
   RowMatrix<double> given{};  ///< [channels, channels], orthogonal; used when initial == given

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -43,14 +45,45 @@ template <class T, class Objective>
   return total;
 }
 
-/// order[k] <- the index of the k-th smallest value; equal values in the order of their indices.
+/// Sorts the values of a row: a radix sort by bytes of order-preserving integer keys, stable, so equal values
+/// stay in the order of their indices (-0 equals 0). Any bits are safe; NaNs come first or last.
 template <class T>
-void sort_order(VectorView<T const> x, std::vector<std::int32_t>& order) {
-  order.resize(static_cast<std::size_t>(x.size()));
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(),
-            [&](std::int32_t a, std::int32_t b) { return x[a] < x[b] || (x[a] == x[b] && a < b); });
-}
+class RowSort {
+ public:
+  /// order[k] = the index of the k-th smallest value. Valid until the next call.
+  [[nodiscard]] VectorView<std::int32_t const> operator()(VectorView<T const> x) {
+    std::size_t const size = static_cast<std::size_t>(x.size());
+    from_.resize(size);
+    to_.resize(size);
+    order_.resize(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      Key const bits = std::bit_cast<Key>(x[static_cast<index_t>(i)] + T(0));
+      from_[i] = {bits ^ ((bits & top) != 0 ? ~Key(0) : top), static_cast<std::int32_t>(i)};
+    }
+    for (std::size_t byte = 0; byte < sizeof(T); ++byte) pass(8 * byte);
+    for (std::size_t i = 0; i < size; ++i) order_[i] = from_[i].index;
+    return order_;
+  }
+
+ private:
+  using Key = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  struct Item {
+    Key key;
+    std::int32_t index;
+  };
+  static constexpr Key top = Key(1) << (8 * sizeof(T) - 1);
+
+  void pass(std::size_t shift) {
+    std::array<std::size_t, 257> first{};
+    for (Item const& item : from_) ++first[((item.key >> shift) & 255u) + 1];
+    for (std::size_t digit = 1; digit < 256; ++digit) first[digit] += first[digit - 1];
+    for (Item const& item : from_) to_[first[(item.key >> shift) & 255u]++] = item;
+    from_.swap(to_);
+  }
+
+  std::vector<Item> from_, to_;
+  std::vector<std::int32_t> order_;
+};
 
 }  // namespace detail
 
@@ -75,7 +108,7 @@ double Cpu::objective(Objective const& objective, std::type_identity_t<MatrixVie
   T const weight = T(1) / static_cast<T>(O.rows());
   double const sum = parallel_sum(O.rows(), detail::pass_rows(O.cols()), [&](index_t first, index_t last) {
     double total = 0;
-    [[maybe_unused]] std::vector<std::int32_t> order;
+    [[maybe_unused]] detail::RowSort<T> sort;
     for (index_t row = first; row < last; ++row) {
       if constexpr (ElementwiseObjective<Objective, T>) {
         total += detail::elementwise_row<T>(objective, O.row(row), weight, slope.row(row));
@@ -83,8 +116,7 @@ double Cpu::objective(Objective const& objective, std::type_identity_t<MatrixVie
         VectorView<T const> const x = O.row(row);
         VectorView<T> const derivative = slope.row(row);
         if constexpr (RankedObjective<Objective, T>) {
-          detail::sort_order<T>(x, order);
-          total += static_cast<double>(objective(x, VectorView<std::int32_t const>(order), derivative));
+          total += static_cast<double>(objective(x, sort(x), derivative));
         } else {
           total += static_cast<double>(objective(x, derivative));
         }
