@@ -57,7 +57,8 @@ void check_tensor(Checkpoint const& checkpoint, TensorInfo const& wanted) {
   Tensor const& found = checkpoint.tensor(wanted.name);
   if (!std::equal(found.shape.begin(), found.shape.end(), wanted.shape.begin(), wanted.shape.end())) {
     std::string shape;
-    for (index_t const size : wanted.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+    for (index_t const size : wanted.shape)
+      shape.append(shape.empty() ? "" : ", ").append(std::to_string(size));
     fail(Kind::format, checkpoint.folder().string(), ": tensor '", wanted.name, "' is ", describe(found),
          ", but config.json asks for [", shape, "]");
   }
@@ -97,7 +98,7 @@ Family const& family_of(std::string_view architecture) {
   std::string known;
   for (Family const& family : known_families) {
     if (family.architecture == architecture) return family;
-    known += (known.empty() ? "" : ", ") + std::string(family.architecture);
+    known.append(known.empty() ? "" : ", ").append(family.architecture);
   }
   fail(Kind::unsupported, "[family_of] architecture '", architecture, "' is not known here (known: ", known,
        ")");

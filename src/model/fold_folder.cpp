@@ -47,7 +47,7 @@ std::string output_config(Model const& model, FoldOptions const& options) {
         config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype";
     config[key] = torch_name(*options.dtype);
   }
-  return config.dump(2) + "\n";
+  return config.dump(2).append("\n");
 }
 
 std::string hexadecimal(std::uint64_t value) {
@@ -77,7 +77,7 @@ std::string manifest(Model const& model, FoldOptions const& options, FoldReport 
   RotationSet folded = options.rotations;
   bool const r4 = options.rotations.r4 || model.needs_r4();
   folded.r4 = r4;
-  Json const text{{"written_by", "DartQuant " + version()},
+  Json const text{{"written_by", sentence("DartQuant ", version())},
                   {"manifest_version", 1},
                   {"rotations", folded.name()},
                   {"online_rotations", r4 ? Json::array({"r4"}) : Json::array()},
@@ -89,7 +89,7 @@ std::string manifest(Model const& model, FoldOptions const& options, FoldReport 
                   {"input", input_files(model)},
                   {"options", options.manifest},
                   {"notes", report.notes}};
-  return text.dump(2) + "\n";
+  return text.dump(2).append("\n");
 }
 
 /// A small file, written under its temporary name and flushed; only the rename is left.

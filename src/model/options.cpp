@@ -50,7 +50,7 @@ RotationSet RotationSet::parse(std::string_view text) {
 std::string RotationSet::name() const {
   std::string text;
   for (auto const& [on, part] : {std::pair{r1, "r1"}, {r2, "r2"}, {r3, "r3"}, {r4, "r4"}})
-    if (on) text += (text.empty() ? "" : ",") + std::string(part);
+    if (on) text.append(text.empty() ? "" : ",").append(part);
   return text.empty() ? "none" : text;
 }
 

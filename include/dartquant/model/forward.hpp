@@ -76,7 +76,7 @@ using Observer =
 struct ForwardOptions {
   using Gains = NormGains;
   Gains gains = Gains::kept;             ///< folded: observers see inputs without gain; R1 implies folded
-  Rotations const* rotations = nullptr;  ///< folded on the fly; nothing is written
+  Rotations const* rotations = nullptr;  ///< folded on the fly, nothing is written; must outlive the call
   RotationSet active{};                  ///< which of R1 R2 (of `rotations`) R3 R4 (Hadamard) act
   Quantization quantization{};
   Observer observer{};
