@@ -192,13 +192,13 @@ void add_compare(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--seeds", flags->seeds, "runs per method, with seeds --seed, --seed + 1, ...")
       ->type_name("N")
-      ->check(CLI::Range(index_t{1}, index_t{10000}))
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
   command->add_option("--windows,--chunks", flags->windows, "measure on the first N windows; 0: all")
       ->type_name("N")
-      ->check(CLI::Range(index_t{0}, index_t{1} << 40))
+      ->check(at_least(0))
       ->capture_default_str();
   add_scheme_flags(*command, flags->scheme, "bits of weights, activations and KV cache; several with commas");
   add_learning_flags(*command, flags->learning);

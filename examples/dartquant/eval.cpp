@@ -175,7 +175,7 @@ void add_eval(CLI::App& program) {
   command
       ->add_option("--windows,--samples,--chunks", flags->windows, "measure on the first N windows; 0: all")
       ->type_name("N")
-      ->check(CLI::Range(index_t{0}, index_t{1} << 40))
+      ->check(at_least(0))
       ->capture_default_str();
   add_scheme_flags(*command, flags->scheme,
                    "bits of weights, activations and KV cache (2..8, 16: off), rounded on the fly");

@@ -2,12 +2,23 @@
 #include "flags.hpp"
 
 #include <algorithm>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include <dartquant/core/error.hpp>
 
 namespace dartquant::program {
+
+CLI::Validator at_least(index_t least) {
+  return CLI::Validator(
+      [least](std::string& text) {
+        index_t value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= least) return std::string();
+        return "'" + text + "' is no whole number of at least " + std::to_string(least);
+      },
+      "");
+}
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {
   flags.threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 256);
@@ -21,7 +32,8 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
       ->capture_default_str();
   command.add_option("--threads", flags.threads, "threads to use; results do not depend on it")
       ->type_name("N")
-      ->check(CLI::Range(1, 256))
+      ->check(at_least(1))
+      ->check(CLI::Range(1, 256).description(""))
       ->capture_default_str();
   command.add_option("--json", flags.json, "write the results to this file as JSON")->type_name("FILE");
   command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
@@ -53,8 +65,8 @@ void add_method_flag(CLI::App& command, LearningFlags& flags) {
 
 void add_learning_flags(CLI::App& command, LearningFlags& flags) {
   std::string const group = "Learning (0: the default of the method)";
-  auto const positive = CLI::Range(index_t{1}, index_t{1} << 40);
-  auto const counted = CLI::Range(index_t{0}, index_t{1} << 40);
+  auto const positive = at_least(1);
+  auto const counted = at_least(0);
   command
       .add_option("--samples,--nsamples", flags.samples,
                   "windows of text to learn from, spread over the whole file")
@@ -90,7 +102,7 @@ void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& 
       .add_option("--weight-group", flags.weight_group,
                   "inputs that share a scale; 0: one scale per output channel")
       ->type_name("N")
-      ->check(CLI::Range(index_t{0}, index_t{1} << 30))
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(group);
   command.add_option("--weight-clip", flags.weight_clip, "mse (search the best range) or none")

@@ -14,6 +14,9 @@
 
 namespace dartquant::program {
 
+/// Accepts whole numbers of at least `least`.
+[[nodiscard]] CLI::Validator at_least(index_t least);
+
 /// What every sub-command takes.
 struct CommonFlags {
   std::string model;

@@ -170,7 +170,7 @@ void add_inspect(CLI::App& program) {
   add_text_flags(*command, flags->source, "--text", "--tokens", "to run the model on");
   command->add_option("--samples,--windows", flags->samples, "windows to run, spread over the whole file")
       ->type_name("N")
-      ->check(CLI::Range(index_t{1}, index_t{1} << 40))
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");

@@ -63,11 +63,15 @@ int main(int argc, char** argv) {
     try {
       program.parse(argc, argv);
     } catch (CLI::CallForHelp const&) {
-      fmt::print("{}", chosen(program).help());
+      CLI::App const& command = chosen(program);
+      fmt::print("{}", command.help(&command == &program ? "" : "dartquant"));
     } catch (CLI::CallForVersion const& version) {
       fmt::print("{}\n", version.what());
     } catch (CLI::ParseError const& error) {
       CLI::App const& command = chosen(program);
+      if (&command == &program && argc > 1 && argv[1][0] != '-')
+        throw dartquant::InvalidArgument(
+            fmt::format("there is no command '{}' (see dartquant --help)", argv[1]));
       std::string const name = &command == &program ? "" : " " + command.get_name();
       throw dartquant::InvalidArgument(
           fmt::format("{} (see dartquant{} --help)", one_line(error.what()), name));

@@ -47,9 +47,9 @@ void require_free_or_ours(fs::path const& folder) {
           folder.string(), entry.path().filename().string()));
 }
 
-/// Weights that the files of a new output would not replace, such as shards of a larger one.
-bool is_weights(std::string const& name) {
-  return name == "model.safetensors.index.json" ||
+/// Files of an earlier output that a new one need not replace: shards of a larger one, its rotations.
+bool is_of_output(std::string const& name) {
+  return name == "model.safetensors.index.json" || name == "rotations.safetensors" ||
          (name.starts_with("model") && name.ends_with(".safetensors"));
 }
 
@@ -125,7 +125,7 @@ void StagedFolder::commit() {
   fs::remove(output_ / "config.json");
   std::vector<fs::path> old;
   for (fs::directory_entry const& entry : fs::directory_iterator(output_))
-    if (is_weights(entry.path().filename().string())) old.push_back(entry.path());
+    if (is_of_output(entry.path().filename().string())) old.push_back(entry.path());
   for (fs::path const& file : old) fs::remove(file);
   committed_ = true;  // from here on what is in the output is kept
   for (fs::path const& name : names)

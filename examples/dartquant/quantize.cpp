@@ -124,7 +124,7 @@ void run(QuantizeFlags const& flags) {
     windows = first_windows(model, flags.source, window_length(model, flags.seqlen), flags.windows);
   Plan job = plan(cpu, model, Job::fold, 2, calibration_seqlen(model.config()));
   job.disk_bytes = written_bytes(model, dtype_of(flags.dtype));
-  StagedFolder output(flags.output, model.folder(), job.disk_bytes);
+  { StagedFolder const probe(flags.output, model.folder(), job.disk_bytes); }  // fails before the learning
   ProgressDisplay progress(flags.common.detail());
   Rotations const rotations = find_rotations(cpu, model, flags, progress);
   RotationSet const active = active_rotations(flags.active, rotations);
@@ -133,6 +133,7 @@ void run(QuantizeFlags const& flags) {
   print_plan(flags.common,
              fmt::format("fold {}, round to {}, write", folded.name(), quantization.scheme.name()), job);
 
+  StagedFolder output(flags.output, model.folder(), job.disk_bytes);
   progress.start("quantize");
   FoldOptions options;
   options.rotations = folded;
@@ -173,7 +174,7 @@ void add_quantize(CLI::App& program) {
       ->type_name("N");
   command->add_option("--windows", flags->windows, "measure on the first N windows; 0: all")
       ->type_name("N")
-      ->check(CLI::Range(index_t{0}, index_t{1} << 40))
+      ->check(at_least(0))
       ->capture_default_str();
   command->add_option("-o,--output", flags->output, "folder to write: new, empty, or an earlier output")
       ->type_name("FOLDER")

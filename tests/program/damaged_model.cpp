@@ -62,7 +62,8 @@ void fill_elements(fs::path const& file, std::string const& tensor, std::uint64_
 void make_sharded(fs::path const& folder, std::string const& missing) {
   std::string const first = "model-00001-of-00002.safetensors", second = "model-00002-of-00002.safetensors";
   Json index{{"metadata", Json::object()}, {"weight_map", Json::object()}};
-  for (auto const& [name, entry] : header_of(read_file(folder / "model.safetensors")).items())
+  Json const header = header_of(read_file(folder / "model.safetensors"));
+  for (auto const& [name, entry] : header.items())
     if (name != "__metadata__") index["weight_map"][name] = name == missing ? second : first;
   fs::rename(folder / "model.safetensors", folder / first);
   write_file(folder / "model.safetensors.index.json", index.dump());

@@ -18,8 +18,8 @@ struct Surroundings {
   std::uint64_t file_limit = 0;    ///< bytes that a file may have (ulimit -f); 0: no limit
   std::uint64_t memory_limit = 0;  ///< bytes of address space (ulimit -v); 0: no limit
   int signal = 0;                  ///< sent as soon as stderr holds `signal_after`
-  std::string signal_after;
-  std::vector<std::string> environment;  ///< such as LC_ALL=C, added to this process's own
+  std::string signal_after{};
+  std::vector<std::string> environment{};  ///< such as LC_ALL=C, added to this process's own
 };
 
 /// Runs `dartquant ARGUMENTS...` without a terminal and waits for it, ten minutes at most.
