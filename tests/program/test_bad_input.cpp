@@ -34,8 +34,13 @@ std::vector<Damage> damages() {
   return {
       {"no config", [](fs::path const& m) { fs::remove(m / "config.json"); }, 6, "config.json"},
       {"no weights", [](fs::path const& m) { fs::remove(m / "model.safetensors"); }, 6, "model.safetensors"},
-      {"missing shard", [](fs::path const& m) { make_sharded(m, weight); }, 6,
-       "model-00002-of-00002.safetensors"},
+      {"missing shard",
+       [](fs::path const& m) {
+         make_sharded(m, weight);
+         fs::remove(m / "model-00001-of-00002.safetensors");
+       },
+       6, "model-00001-of-00002.safetensors"},
+      {"index and shards disagree", [](fs::path const& m) { make_sharded(m, weight); }, 3, weight},
       {"truncated file", [](fs::path const& m) { truncate_file(m / "model.safetensors", 0.7); }, 3,
        "model.safetensors"},
       {"header larger than the file",
