@@ -52,13 +52,13 @@ int main() {
   double const before = int4_error(cpu, X, W);
 
   auto const found = dq::calibrate_rotation(
-      cpu, X, {.objective = dq::Whip{}, .seed = 1, .row_scale = dq::RowScale::unit_rms});
+      cpu, X, {.objective = dq::Whip{}, .row_scale = dq::RowScale::unit_rms, .seed = 1});
   dq::rotate_inputs(cpu, W, found.rotation);  // W <- W R; at run time the input is X R, so X W^T stays
   double const after = int4_error(cpu, dq::apply(cpu, found.rotation, X), W);
 
   std::printf("%td of %llu rows kept; Whip per channel %.3f -> %.3f\n", X.rows(),
-              static_cast<unsigned long long>(sample.seen()), found.initial_per_channel,
-              found.best_per_channel);
+              static_cast<unsigned long long>(sample.seen()), found.initial_loss_per_channel(),
+              found.best_loss_per_channel());
   std::printf("relative error of the INT4 product: %.3f as it is, %.3f rotated\n", before, after);
   return found.orthogonality < 30 && after < 0.7 * before ? 0 : 1;
 }

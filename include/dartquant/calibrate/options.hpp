@@ -90,12 +90,12 @@ struct CalibrationOptions {
 
 /// What a calibration found.
 struct [[nodiscard]] Calibration {
-  RowMatrix<double> rotation;  ///< the best R [channels, channels], max|R^T R - I| <= 1e-12
-  double initial_loss = 0;     ///< mean over tokens of the sum over channels, before the first step
-  std::vector<double> loss;    ///< the same after each epoch
-  double best_loss = 0;        ///< that of `rotation`
+  RowMatrix<double> rotation{};  ///< the best R [channels, channels], max|R^T R - I| <= 1e-12
+  double initial_loss = 0;       ///< mean over tokens of the sum over channels, before the first step
+  std::vector<double> loss{};    ///< the same after each epoch
+  double best_loss = 0;          ///< that of `rotation`
   CalibrationStatus status = CalibrationStatus::max_epochs;
-  double orthogonality = 0;           ///< |I - R^T R|_1 / (n eps of double): LAPACK's test, good below 30
+  double orthogonality = 0;           ///< |I - R^T R|_1 / (n 2^-24): LAPACK's test, good below 30
   QrPath qr_path = QrPath::cholesky;  ///< householder when any step had to take it
   double largest_condition = 1;       ///< of the latent, estimated, over all steps
   double learning_rate = 0;           ///< the one used, before schedule
@@ -111,7 +111,7 @@ struct [[nodiscard]] Calibration {
 
 /// One calibration per KV head.
 struct [[nodiscard]] HeadCalibration {
-  std::vector<Calibration> heads;
+  std::vector<Calibration> heads{};
 };
 
 }  // namespace dartquant

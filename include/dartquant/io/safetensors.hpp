@@ -110,9 +110,9 @@ class SafetensorsFile {
 
 /// Name, element type and shape of a tensor to be written.
 struct TensorInfo {
-  std::string name;
+  std::string name{};
   Dtype dtype = Dtype::f32;
-  std::vector<index_t> shape;
+  std::vector<index_t> shape{};
 };
 
 /// Size of the data of a tensor. Throws InvalidArgument for a negative dimension, a product beyond 64 bits,

@@ -27,7 +27,7 @@ struct RopeScaling {
 
 /// The numbers of a Hugging Face config.json that a decoder's arithmetic depends on.
 struct ModelConfig {
-  std::string architecture;      ///< `architectures[0]`, such as LlamaForCausalLM
+  std::string architecture{};    ///< `architectures[0]`, such as LlamaForCausalLM
   index_t hidden = 0;            ///< `hidden_size`: channels of the residual stream
   index_t intermediate = 0;      ///< `intermediate_size`: channels between up_proj and down_proj
   index_t layers = 0;            ///< `num_hidden_layers`
@@ -38,7 +38,7 @@ struct ModelConfig {
   index_t positions = 0;         ///< `max_position_embeddings`
   double norm_epsilon = 0;       ///< `rms_norm_eps`
   double rope_theta = 10000;     ///< `rope_theta`
-  RopeScaling rope_scaling;      ///< `rope_scaling`
+  RopeScaling rope_scaling{};    ///< `rope_scaling`
   bool tied_embeddings = false;  ///< `tie_word_embeddings`: lm_head uses the embedding's matrix
   bool attention_bias = false;   ///< `attention_bias`
   bool mlp_bias = false;         ///< `mlp_bias`
@@ -95,7 +95,7 @@ struct Family {
   std::string_view embedding, layer_prefix, final_norm, head;  ///< tensor names
   std::string_view attention_norm, mlp_norm;                   ///< names below the prefix of the layer
   NormKind norm;
-  std::array<LinearRule, linear_count> linears;  ///< in the order of enum Linear
+  std::array<LinearRule, linear_count> linears{};  ///< in the order of enum Linear
 };
 
 /// All families known here.

@@ -91,9 +91,9 @@ struct FoldOptions {
 /// What `fold` did.
 struct FoldReport {
   std::uint64_t bytes_written = 0;
-  std::vector<std::filesystem::path> files;  ///< in the order in which they were put in place
+  std::vector<std::filesystem::path> files{};  ///< in the order in which they were put in place
   double r1_orthogonality = 0, r2_orthogonality = 0;
-  std::vector<std::string> notes;  ///< sentences, such as the block size taken for R4
+  std::vector<std::string> notes{};  ///< sentences, such as the block size taken for R4
 };
 
 /// Folds the norms' gains, R1 and R2 (and R4 when asked for) into the weights and writes a checkpoint that

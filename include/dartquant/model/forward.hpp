@@ -92,7 +92,7 @@ struct ForwardOptions {
 struct OnlineRotations {
   index_t r3_block = 0;  ///< of head_dim
   index_t r4_block = 0;  ///< of the intermediate channels
-  std::vector<std::string> notes;
+  std::vector<std::string> notes{};
 };
 [[nodiscard]] OnlineRotations online_rotations(Model const& model, ForwardOptions const& options);
 

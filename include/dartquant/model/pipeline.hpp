@@ -75,16 +75,16 @@ struct CaptureOptions {
 struct ModelCalibration {
   Method method = Method::rtn;
   std::uint64_t seed = 0;
-  Rotations rotations;
-  std::vector<double> r1_loss;               ///< one value per epoch; empty where nothing was learned
-  std::vector<std::vector<double>> r2_loss;  ///< [layers], likewise, mean over the KV heads
+  Rotations rotations{};
+  std::vector<double> r1_loss{};               ///< one value per epoch; empty where nothing was learned
+  std::vector<std::vector<double>> r2_loss{};  ///< [layers], likewise, mean over the KV heads
   /// Whip per channel, mean of exp(-|x|), of the pooled R1 sample before and after R1. 0.523 is a Gaussian,
   /// 0.475 uniform, both at unit RMS.
   double whip_before = 0, whip_after = 0;
   double r1_orthogonality = 0, r2_orthogonality = 0;  ///< see Rotations
   index_t r1_sample_rows = 0;                         ///< rows that R1 saw
   double seconds = 0;                                 ///< spent on learning, without the capture
-  std::vector<std::string> notes;  ///< sentences where a rotation did not learn as it should
+  std::vector<std::string> notes{};  ///< sentences where a rotation did not learn as it should
 };
 
 /// Capture and calibrate for one method. Peak memory does not grow with the number of layers.
@@ -102,8 +102,8 @@ struct ModelCalibration {
 /// A model whose last hidden states are kept, for the KL divergence of others to it.
 struct Baseline {
   Model model;
-  TokenWindows windows;
-  RowMatrix<float> hidden;  ///< [windows * tokens, hidden]
+  TokenWindows windows{};
+  RowMatrix<float> hidden{};  ///< [windows * tokens, hidden]
 };
 
 /// Runs the original model once. Memory: windows * tokens * hidden floats.
@@ -112,16 +112,16 @@ struct Baseline {
 
 /// Quality on text.
 struct Evaluation {
-  double perplexity = 0;           ///< exp(nll)
-  double nll = 0;                  ///< mean negative log-likelihood per scored token, nats
-  double standard_error = 0;       ///< of nll, over windows (they are independent); 0 for a single window
-  std::vector<double> window_nll;  ///< mean per window
-  bool has_kl = false;             ///< the next five are meaningful: a baseline was given
-  double kl = 0;                   ///< mean KL(original || this) per scored token, nats
+  double perplexity = 0;             ///< exp(nll)
+  double nll = 0;                    ///< mean negative log-likelihood per scored token, nats
+  double standard_error = 0;         ///< of nll, over windows (they are independent); 0 for a single window
+  std::vector<double> window_nll{};  ///< mean per window
+  bool has_kl = false;               ///< the next five are meaningful: a baseline was given
+  double kl = 0;                     ///< mean KL(original || this) per scored token, nats
   double kl_median = 0, kl_p90 = 0, kl_p99 = 0, kl_max = 0;
   double top1_agreement = 1;  ///< share of scored tokens whose most likely next token is the original's
   index_t windows = 0, tokens_scored = 0;
-  std::vector<std::string> notes;  ///< sentences of online_rotations
+  std::vector<std::string> notes{};  ///< sentences of online_rotations
 };
 
 /// Perplexity: every window on its own, the first token of each is context only. Log-softmax and sums in
@@ -171,7 +171,7 @@ struct Plan {
   std::uint64_t disk_bytes = 0;    ///< written
   double operations = 0;           ///< floating-point operations
   double seconds = 0;              ///< at the speed of a short product timed on this machine
-  std::vector<std::string> notes;
+  std::vector<std::string> notes{};
 };
 
 /// `windows` and `seqlen` as in the job (ignored by fold).
