@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -17,6 +18,8 @@ namespace {
 using detail::require;
 using detail::sentence;
 
+using EpochProgress = std::function<void(CalibrationProgress const&)>;
+
 /// A seed of its own for the rotations of each layer.
 std::uint64_t layer_seed(std::uint64_t seed, index_t layer) {
   return Philox(seed, 0x5232u).bits(static_cast<std::uint64_t>(layer));
@@ -24,13 +27,14 @@ std::uint64_t layer_seed(std::uint64_t seed, index_t layer) {
 
 template <class Objective>
 CalibrationOptions<Objective> learning_options(LearningOptions const& learning, std::uint64_t seed,
-                                               RowScale row_scale) {
+                                               RowScale row_scale, EpochProgress const& progress = {}) {
   CalibrationOptions<Objective> options;
   options.epochs = learning.epochs;
   if (learning.batch_rows > 0) options.batch_rows = learning.batch_rows;
   if (learning.learning_rate > 0) options.learning_rate = static_cast<float>(learning.learning_rate);
   options.row_scale = row_scale;
   options.seed = seed;
+  options.progress = progress;
   return options;
 }
 
@@ -80,14 +84,14 @@ struct Run {
   }
 };
 
-void find_r1(Cpu const& cpu, MatrixView<float const> X, Run& run) {
+void find_r1(Cpu const& cpu, MatrixView<float const> X, EpochProgress const& progress, Run& run) {
   ModelCalibrationOptions const& options = run.options;
   if (!options.rotations.r1 || options.method == Method::rtn) return;
   run.timed([&] {
     if (options.method == Method::quarot) run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
     with_objective(options.method, [&]<class Objective>(Objective const&) {
       Calibration found = calibrate_rotation(
-          cpu, X, learning_options<Objective>(options.r1, options.seed, RowScale::as_given));
+          cpu, X, learning_options<Objective>(options.r1, options.seed, RowScale::as_given, progress));
       note_status(found, "R1", run.result.notes);
       run.result.r1_loss = std::move(found.loss);
       run.result.rotations.r1 = std::move(found.rotation);
@@ -160,9 +164,10 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
   return r1_sample;
 }
 
-void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, Run& run) {
+void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, EpochProgress const& progress,
+               Run& run) {
   ModelCalibration& result = run.result;
-  find_r1(cpu, X, run);
+  find_r1(cpu, X, progress, run);
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();
@@ -190,11 +195,18 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
   RowMatrix<float> const X = capture_pass(cpu, model, windows, capture, runs).rows();
   double const whip_before = loss_per_channel(cpu, X, Whip{});
   std::vector<ModelCalibration> results;
-  for (Run& run : runs) {
-    finish_r1(cpu, X, whip_before, run);
-    results.push_back(std::move(run.result));
+  constexpr index_t steps = 100;  // of the progress of one run
+  auto const report = [&](index_t within) {
     if (capture.progress)
-      capture.progress("calibrate", static_cast<index_t>(results.size()), static_cast<index_t>(runs.size()));
+      capture.progress("calibrate", static_cast<index_t>(results.size()) * steps + within,
+                       static_cast<index_t>(runs.size()) * steps);
+  };
+  for (Run& run : runs) {
+    finish_r1(
+        cpu, X, whip_before,
+        [&](CalibrationProgress const& epoch) { report((steps - 1) * epoch.epoch / epoch.epochs); }, run);
+    results.push_back(std::move(run.result));
+    report(0);
   }
   return results;
 }

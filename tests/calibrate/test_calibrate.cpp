@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "calibrate/synthetic.hpp"
+#include "support/synthetic.hpp"
 #include "support/catch.hpp"
 
 using namespace dartquant;

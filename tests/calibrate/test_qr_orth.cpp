@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "calibrate/synthetic.hpp"
+#include "support/synthetic.hpp"
 #include "support/catch.hpp"
 
 using namespace dartquant;

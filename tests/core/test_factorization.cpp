@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "calibrate/synthetic.hpp"
+#include "support/synthetic.hpp"
 #include "support/catch.hpp"
 
 using namespace dartquant;

@@ -7,19 +7,12 @@
 #include <limits>
 
 #include "support/catch.hpp"
+#include "support/synthetic.hpp"
 
 using namespace dartquant;
+using dartquant::testing::gaussian;
 
 namespace {
-
-template <class T>
-RowMatrix<T> random_matrix(index_t rows, index_t cols, std::uint64_t seed) {
-  Philox const random(seed);
-  RowMatrix<T> A(rows, cols);
-  for (index_t i = 0; i < A.size(); ++i)
-    A.data()[i] = static_cast<T>(random.normal(static_cast<std::uint64_t>(i)));
-  return A;
-}
 
 /// Three loops in double.
 template <class T>
@@ -34,11 +27,9 @@ double plain(MatrixView<T const> A, Op op_a, MatrixView<T const> B, Op op_b, ind
 
 template <class T>
 void check_against_plain(index_t rows, index_t cols, index_t depth, Op op_a, Op op_b, T alpha, T beta) {
-  RowMatrix<T> const A =
-      op_a == Op::none ? random_matrix<T>(rows, depth + 3, 1) : random_matrix<T>(depth, rows + 3, 1);
-  RowMatrix<T> const B =
-      op_b == Op::none ? random_matrix<T>(depth, cols + 1, 2) : random_matrix<T>(cols, depth + 1, 2);
-  RowMatrix<T> const before = random_matrix<T>(rows, cols + 2, 3);
+  RowMatrix<T> const A = op_a == Op::none ? gaussian<T>(rows, depth + 3, 1) : gaussian<T>(depth, rows + 3, 1);
+  RowMatrix<T> const B = op_b == Op::none ? gaussian<T>(depth, cols + 1, 2) : gaussian<T>(cols, depth + 1, 2);
+  RowMatrix<T> const before = gaussian<T>(rows, cols + 2, 3);
   RowMatrix<T> C = before;
   auto const a =
       op_a == Op::none ? MatrixView<T const>(A).columns(1, depth) : MatrixView<T const>(A).columns(1, rows);
@@ -73,7 +64,7 @@ TEMPLATE_TEST_CASE("a product agrees with three loops, over shapes, strides and 
 }
 
 TEST_CASE("a product has the same bytes for any number of threads", "[gemm]") {
-  RowMatrix<float> const tall = random_matrix<float>(5000, 700, 1), narrow = random_matrix<float>(5000, 90, 2);
+  RowMatrix<float> const tall = gaussian<float>(5000, 700, 1), narrow = gaussian<float>(5000, 90, 2);
   auto const product = [&](int threads, RowMatrix<float> const& A) {
     RowMatrix<float> C(A.cols(), narrow.cols());
     Cpu(threads).gemm(1.0f, A, Op::transpose, narrow, Op::none, 0.0f, C);
@@ -83,13 +74,14 @@ TEST_CASE("a product has the same bytes for any number of threads", "[gemm]") {
     RowMatrix<float> const one = product(1, *A);
     for (int const threads : {2, 3, 4}) {
       RowMatrix<float> const many = product(threads, *A);
-      REQUIRE(std::memcmp(one.data(), many.data(), sizeof(float) * static_cast<std::size_t>(one.size())) == 0);
+      REQUIRE(std::memcmp(one.data(), many.data(), sizeof(float) * static_cast<std::size_t>(one.size())) ==
+              0);
     }
   }
 }
 
 TEST_CASE("beta 0 does not read the target, and empty products are defined", "[gemm]") {
-  RowMatrix<float> const A = random_matrix<float>(4, 4, 1);
+  RowMatrix<float> const A = gaussian<float>(4, 4, 1);
   RowMatrix<float> C = RowMatrix<float>::Constant(4, 4, std::numeric_limits<float>::quiet_NaN());
   Cpu(1).gemm(1.0f, A, Op::none, A, Op::none, 0.0f, C);
   REQUIRE(C.allFinite());

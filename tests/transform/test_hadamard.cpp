@@ -6,18 +6,12 @@
 #include <limits>
 
 #include "support/catch.hpp"
+#include "support/synthetic.hpp"
 
 using namespace dartquant;
+using dartquant::testing::gaussian;
 
 namespace {
-
-template <class T>
-RowMatrix<T> gaussian(index_t rows, index_t cols, std::uint64_t seed) {
-  RowMatrix<T> X(rows, cols);
-  for (index_t i = 0; i < X.size(); ++i)
-    X.data()[i] = static_cast<T>(Philox(seed).normal(static_cast<std::uint64_t>(i)));
-  return X;
-}
 
 template <class T>
 bool same_bytes(RowMatrix<T> const& A, RowMatrix<T> const& B) {

@@ -8,18 +8,12 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/synthetic.hpp"
 
 using namespace dartquant;
+using dartquant::testing::gaussian;
 
 namespace {
-
-template <class T>
-RowMatrix<T> gaussian(index_t rows, index_t cols, std::uint64_t seed) {
-  RowMatrix<T> X(rows, cols);
-  for (index_t i = 0; i < X.size(); ++i)
-    X.data()[i] = static_cast<T>(Philox(seed).normal(static_cast<std::uint64_t>(i)));
-  return X;
-}
 
 double gram_error(RowMatrix<double> const& R) {
   return (R.transpose() * R - RowMatrix<double>::Identity(R.cols(), R.cols())).cwiseAbs().maxCoeff();

@@ -4,18 +4,12 @@
 #include <limits>
 
 #include "support/catch.hpp"
+#include "support/synthetic.hpp"
 
 using namespace dartquant;
+using dartquant::testing::gaussian;
 
 namespace {
-
-template <class T>
-RowMatrix<T> gaussian(index_t rows, index_t cols, std::uint64_t seed) {
-  RowMatrix<T> X(rows, cols);
-  for (index_t i = 0; i < X.size(); ++i)
-    X.data()[i] = static_cast<T>(Philox(seed).normal(static_cast<std::uint64_t>(i)));
-  return X;
-}
 
 DiagonalScale random_scale(index_t channels, std::uint64_t seed) {
   std::vector<double> scale;
