@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.25)
 # cmake -DSOURCE=<project root> -P check_includes.cmake
 # The floor plan: which folder of include/dartquant may include which. Anything else fails.
 set(core core)

@@ -248,11 +248,14 @@ TEST_CASE("peak memory of calibrate does not grow with the number of layers", "[
   TemporaryFolder const folder;
   SyntheticModel shape{
       .hidden = 128, .intermediate = 1024, .heads = 4, .kv_heads = 2, .head_dim = 32, .equal_layers = true};
-  shape.layers = 4;
-  write_synthetic(folder / "4", shape);
-  shape.layers = 32;
-  write_synthetic(folder / "32", shape);  // 57 MB in float32, 28 layers more than the other: 50 MB
-  long const few = calibration_peak(folder / "4"), many = calibration_peak(folder / "32");
-  INFO(few << " KiB with 4 layers, " << many << " KiB with 32");
-  REQUIRE(many - few < 4096);
+  auto const peak_of = [&](index_t layers) {
+    shape.layers = layers;  // 1.8 MB each
+    write_synthetic(folder / std::to_string(layers), shape);
+    return calibration_peak(folder / std::to_string(layers));
+  };
+  long const few = peak_of(4), many = peak_of(32), more = peak_of(64);
+  INFO(few << " KiB with 4 layers, " << many << " KiB with 32, " << more << " KiB with 64");
+  // 28 more layers are 51 MB. Up to 6 MB are left to the kernel, which maps pages around the one that is read.
+  REQUIRE(many - few < 6 * 1024);
+  REQUIRE(more - many < 2 * 1024);
 }
