@@ -2,11 +2,20 @@
 #include "active.hpp"
 
 #include <dartquant/core/error.hpp>
+#include <dartquant/io/safetensors.hpp>
 
 namespace dartquant::program {
 
 Rotations read_rotations(std::string const& file, ModelConfig const& config) {
   return file.empty() ? Rotations{} : load_rotations(file, config);
+}
+
+std::map<std::string, std::string> origin_of_rotations(std::string const& file) {
+  std::map<std::string, std::string> origin;
+  if (file.empty()) return origin;
+  SafetensorsFile const rotations(file);
+  for (auto const& [key, value] : rotations.metadata()) origin["rotations_" + key] = value;
+  return origin;
 }
 
 RotationSet active_rotations(std::string const& text, Rotations const& rotations) {

@@ -58,6 +58,7 @@ void run(FoldFlags const& flags) {
   FoldOptions options;
   options.rotations = active_rotations(flags.active, rotations);
   options.dtype = dtype_of(flags.dtype);
+  options.manifest = origin_of_rotations(flags.rotations);
   detail::require(!options.rotations.r3, "--active ", flags.active,
                   ": R3 acts after RoPE and cannot be folded; leave it out");
   TokenWindows const windows = check_windows(model, flags.source);

@@ -139,7 +139,12 @@ void run(QuantizeFlags const& flags) {
   options.rotations = folded;
   options.dtype = dtype_of(flags.dtype);
   options.weights = quantization.weights();
-  options.manifest = {{"scheme", quantization.scheme.name()}};
+  options.manifest = origin_of_rotations(flags.rotations);
+  options.manifest["scheme"] = quantization.scheme.name();
+  if (flags.rotations.empty()) {
+    options.manifest["method"] = flags.learning.method;
+    options.manifest["seed"] = std::to_string(flags.common.seed);
+  }
   options.progress = progress.callback();
   FoldReport const done = fold(cpu, model, rotations, output.path(), options);
   progress.finish();

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <dartquant/calibrate/calibrate.hpp>
@@ -60,21 +61,38 @@ void with_objective(Method method, Visit const& visit) {
   }
 }
 
-void note_status(Calibration const& found, std::string const& name, std::vector<std::string>& notes) {
-  if (found.status == CalibrationStatus::stalled)
-    notes.push_back(
-        sentence(name, " did not learn: no epoch was better than the start, loss ", found.initial_loss));
-  if (found.status == CalibrationStatus::not_finite)
-    notes.push_back(sentence(name,
-                             " stopped at a loss or gradient that is not finite; the best rotation so far is "
-                             "kept, lower the learning rate of ",
-                             found.learning_rate));
-}
+/// How many rotations of one kind did not learn as they should: one sentence each, not one per head.
+class StatusCount {
+ public:
+  void add(Calibration const& found) {
+    ++total_;
+    if (found.status == CalibrationStatus::stalled) ++stalled_;
+    if (found.status != CalibrationStatus::not_finite) return;
+    ++not_finite_;
+    rate_ = found.learning_rate;
+  }
+  void note(std::string_view name, std::vector<std::string>& notes) const {
+    if (stalled_ > 0)
+      notes.push_back(sentence(name, " did not learn in ", stalled_, " of ", total_,
+                               " calibrations: no epoch was better than the start"));
+    if (not_finite_ > 0)
+      notes.push_back(sentence(
+          name, " stopped in ", not_finite_, " of ", total_,
+          " calibrations at a loss or gradient that is not finite; the best rotation so far is kept, "
+          "lower the learning rate of ",
+          rate_));
+  }
+
+ private:
+  index_t total_ = 0, stalled_ = 0, not_finite_ = 0;
+  double rate_ = 0;
+};
 
 /// One run of calibrate_all: its result, and the clock of its learning.
 struct Run {
   ModelCalibrationOptions const& options;
   ModelCalibration result{};
+  StatusCount r1_status{}, r2_status{};
 
   template <class Body>
   void timed(Body const& body) {
@@ -92,7 +110,7 @@ void find_r1(Cpu const& cpu, MatrixView<float const> X, EpochProgress const& pro
     with_objective(options.method, [&]<class Objective>(Objective const&) {
       Calibration found = calibrate_rotation(
           cpu, X, learning_options<Objective>(options.r1, options.seed, RowScale::as_given, progress));
-      note_status(found, "R1", run.result.notes);
+      run.r1_status.add(found);
       run.result.r1_loss = std::move(found.loss);
       run.result.rotations.r1 = std::move(found.rotation);
     });
@@ -123,7 +141,7 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
           calibrate_heads(cpu, X, config.heads, config.kv_heads,
                           learning_options<Objective>(options.r2, seed, RowScale::unit_rms));
       for (std::size_t head = 0; head < found.heads.size(); ++head) {
-        note_status(found.heads[head], sentence("R2 of layer ", layer, ", KV head ", head), run.result.notes);
+        run.r2_status.add(found.heads[head]);
         rotations.push_back(found.heads[head].rotation);
       }
       run.result.r2_loss.push_back(mean_loss(found.heads));
@@ -174,6 +192,8 @@ void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, Ep
   result.whip_before = result.whip_after = whip_before;
   if (result.rotations.r1.size() != 0)
     result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
+  run.r1_status.note("R1", result.notes);
+  run.r2_status.note("R2", result.notes);
   result.r1_orthogonality = result.rotations.r1_orthogonality();
   result.r2_orthogonality = result.rotations.r2_orthogonality();
 }
