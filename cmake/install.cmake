@@ -1,8 +1,7 @@
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/DartQuant)
 
-install(TARGETS dartquant_headers dartquant EXPORT DartQuant-core FILE_SET HEADERS)
+install(TARGETS dartquant_headers dartquant_kernels dartquant EXPORT DartQuant-core FILE_SET HEADERS)
 install(EXPORT DartQuant-core NAMESPACE DartQuant:: DESTINATION ${package_dir} FILE DartQuant-core-targets.cmake)
 configure_package_config_file(cmake/DartQuantConfig.cmake.in DartQuantConfig.cmake INSTALL_DESTINATION ${package_dir})
 # Before 1.0 a minor version may change the API.

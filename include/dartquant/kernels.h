@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The C kernel API: INT4 and INT8 rows, packed 4-bit weights, Hadamard transforms and products, for engines.
+ *
+ * Contract. Plain pointers into the caller's memory. No call allocates, throws, starts or waits for a thread,
+ * reads the environment or keeps anything between calls (the one exception is dartquant_hadamard_base, a
+ * set-up call). Every call that takes (part, parts) does one of `parts` disjoint shares of the work: run
+ * parts 0 .. parts - 1 on any threads in any order, each with a workspace of its own. The bytes of a result
+ * depend neither on `parts` nor on the instruction set.
+ *
+ * Units. Strides of matrices, scales and zero points count elements, those of levels count bytes. Sizes
+ * called
+ * *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces to
+ * dartquant_alignment bytes. Structs describe; they are never kept. Data pointers of structs that a call only
+ * reads are not written through.
+ *
+ * Errors. A call returns 0, or a status that says what is wrong with which argument, after checking all
+ * arguments and before writing anything; dartquant_not_finite alone is found while working (see
+ * dartquant_quantize). docs/int4_format.md describes every byte of every format. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status ----------------------------------------------------------------------------------------------
+ */
+
+/* 0: done. Otherwise 256 * argument + reason. */
+typedef int32_t dartquant_status;
+
+typedef enum dartquant_reason {
+  dartquant_done = 0,
+  dartquant_null = 1,        /* a pointer that is needed is null */
+  dartquant_misaligned = 2,  /* a pointer is not aligned as its type or the contract demands */
+  dartquant_bad_size = 3,    /* a size or stride is zero, negative, too small, or does not fit the others */
+  dartquant_overflow = 4,    /* a size is so large that bytes or sums could overflow */
+  dartquant_too_small = 5,   /* the buffer has fewer bytes than the matching *_size call says */
+  dartquant_unsupported = 6, /* not available on this machine or in this build, or no such format */
+  dartquant_bad_value = 7,   /* outside the documented values */
+  dartquant_not_finite = 8,  /* the data holds a NaN or an infinity */
+  dartquant_mismatch = 9     /* packed bytes that are not what the description says */
+} dartquant_reason;
+
+typedef enum dartquant_argument {
+  dartquant_arg_none = 0,
+  dartquant_arg_cpu = 1,
+  dartquant_arg_isa = 2,
+  dartquant_arg_x = 3,           /* the input matrix or input rows */
+  dartquant_arg_y = 4,           /* the output matrix */
+  dartquant_arg_levels = 5,      /* dartquant_quantized.levels and its stride */
+  dartquant_arg_scales = 6,      /* dartquant_quantized.scales and its stride */
+  dartquant_arg_zero_points = 7, /* dartquant_quantized.zero_points and its stride */
+  dartquant_arg_weights = 8,     /* dartquant_weights, or the quantized matrix that is packed */
+  dartquant_arg_packed = 9,      /* packed weights, or blocks of another format */
+  dartquant_arg_bias = 10,
+  dartquant_arg_workspace = 11,
+  dartquant_arg_transform = 12,
+  dartquant_arg_permutation = 13,
+  dartquant_arg_block = 14, /* dartquant_transform.block */
+  dartquant_arg_base = 15,  /* dartquant_transform.base and base_order */
+  dartquant_arg_bits = 16,
+  dartquant_arg_symmetry = 17,
+  dartquant_arg_group = 18,
+  dartquant_arg_clip_ratio = 19,
+  dartquant_arg_type = 20,
+  dartquant_arg_rows = 21,
+  dartquant_arg_cols = 22,
+  dartquant_arg_stride = 23,
+  dartquant_arg_part = 24,
+  dartquant_arg_bytes = 25, /* the pointer that receives a size */
+  dartquant_arg_order = 26  /* g_idx and other orders of channels */
+} dartquant_argument;
+
+dartquant_reason dartquant_status_reason(dartquant_status status);
+dartquant_argument dartquant_status_argument(dartquant_status status);
+/* Static texts, such as "is not aligned as its type or the contract demands" and "workspace". */
+char const* dartquant_reason_text(dartquant_reason reason);
+char const* dartquant_argument_text(dartquant_argument argument);
+
+/* ---- the processor ---------------------------------------------------------------------------------------
+ */
+
+typedef enum dartquant_isa {
+  dartquant_isa_portable = 0,
+  dartquant_isa_avx2 = 1,         /* AVX2, FMA, F16C */
+  dartquant_isa_avx_vnni = 2,     /* AVX2 and AVX-VNNI */
+  dartquant_isa_avx512_vnni = 3,  /* AVX-512 F, BW, DQ, VL and VNNI */
+  dartquant_isa_amx_int8 = 4,     /* the above and AMX tiles */
+  dartquant_isa_neon_dotprod = 5, /* Arm NEON with the dot product instructions */
+  dartquant_isa_neon_i8mm = 6     /* the above and the 8-bit matrix multiply instructions */
+} dartquant_isa;
+enum { dartquant_isa_count = 7, dartquant_alignment = 64 };
+
+/* What the processor can do and what is used: filled once by dartquant_cpu_detect, then passed by const
+ * pointer to every kernel. A caller's value; threads may share it. */
+typedef struct dartquant_cpu {
+  uint32_t tag;       /* set by dartquant_cpu_detect */
+  uint32_t chosen;    /* a dartquant_isa */
+  uint32_t supported; /* bit i: dartquant_isa i works on this machine and in this build */
+  uint32_t reserved;
+} dartquant_cpu;
+
+/* Asks the processor and the operating system, and chooses the best instruction set. AMX counts as supported
+ * only if the process already has the permission to use it, see dartquant_amx_request. */
+dartquant_status dartquant_cpu_detect(dartquant_cpu* cpu);
+/* Chooses one instruction set. Unsupported: `cpu` stays as it is. */
+dartquant_status dartquant_cpu_choose(dartquant_cpu* cpu, dartquant_isa isa);
+/* 1 or 0. */
+int32_t dartquant_cpu_supports(dartquant_cpu const* cpu, dartquant_isa isa);
+/* A static text such as "avx512_vnni"; "unknown" for any other number. */
+char const* dartquant_isa_name(dartquant_isa isa);
+/* Asks Linux for the permission to use AMX tiles, for the whole process and for good (signal frames of
+ * threads that use tiles grow by 8 KiB). Call it before dartquant_cpu_detect, if at all.
+ * dartquant_unsupported: there is no AMX here. */
+dartquant_status dartquant_amx_request(void);
+
+/* ---- descriptions ----------------------------------------------------------------------------------------
+ */
+
+typedef enum dartquant_type {
+  dartquant_float32 = 0,
+  dartquant_float16 = 1,
+  dartquant_bfloat16 = 2
+} dartquant_type;
+
+/* Symmetric levels are two's complement, -2^(bits-1) .. 2^(bits-1) - 1; asymmetric ones 0 .. 2^bits - 1. */
+typedef enum dartquant_symmetry { dartquant_symmetric = 0, dartquant_asymmetric = 1 } dartquant_symmetry;
+
+/* A row-major matrix [rows, cols]. */
+typedef struct dartquant_matrix {
+  void* data;
+  dartquant_type type;
+  int64_t rows, cols;
+  int64_t stride; /* elements from row to row, at least cols */
+} dartquant_matrix;
+
+/* A quantized row-major matrix [rows, cols]: value(i, j) = scale (level(i, j) - zero_point), scale and zero
+ * point those of row i and group j / group. 4-bit levels: two per byte, the even channel in the low nibble.
+ * 8-bit levels: one per byte. Used for activations, KV caches, and weights before they are packed. */
+typedef struct dartquant_quantized {
+  int64_t rows, cols;
+  int32_t bits; /* 4 or 8 */
+  dartquant_symmetry symmetry;
+  int64_t group;        /* channels under one scale, any number; 0: the whole row. The last may be shorter */
+  void* levels;         /* uint8_t or int8_t [rows, (cols + 1) / 2 bytes or cols bytes] */
+  int64_t level_stride; /* bytes from row to row */
+  float* scales;        /* [rows, groups of a row] */
+  int64_t scale_stride; /* elements */
+  int32_t* zero_points; /* as scales; null where symmetric */
+  int64_t zero_point_stride; /* elements */
+} dartquant_quantized;
+
+/* ---- row kernels -----------------------------------------------------------------------------------------
+ */
+
+/* What happens to a row before it is stored or quantized: channels are permuted, y_j = x_permutation[j], then
+ * every `block` of channels is multiplied from the right by the orthonormal Hadamard matrix
+ * (base (x) Sylvester) / sqrt(block). block = base_order * 2^m, m <= 15; block divides the channels. */
+typedef struct dartquant_transform {
+  int32_t const* permutation; /* [cols], each channel once (not checked; each entry is); null: none */
+  int64_t block;              /* 0: no Hadamard transform */
+  int8_t const* base; /* [base_order, base_order] of +1 and -1 with base base^T = base_order I; null: [1] */
+  int64_t base_order; /* 1 (or 0) without a base; at most 1024 */
+} dartquant_transform;
+
+/* Fills base [order, order] with the base of a block of `channels`, for the orders that are not a power of
+ * two, and sets *order; *order = 1 means that no base is needed. Pass base = null to ask for the order alone.
+ * A set-up call: it may use the heap. dartquant_unsupported: no Hadamard matrix of that order is known here.
+ */
+dartquant_status dartquant_hadamard_base(int64_t channels, int8_t* base, size_t base_bytes, int64_t* order);
+
+/* Workspace of one part of the three calls below, for rows of `cols` channels. */
+dartquant_status dartquant_rows_workspace_size(int64_t cols, size_t* bytes);
+
+/* Y <- transform(X), X and Y [rows, cols] of any of the types; arithmetic in float. Y may be X (same data,
+ * type and stride), else they must not overlap. Values that are not finite spread over their block.
+ * Cost per value: m additions, and base_order more with a base. */
+dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transform const* transform,
+                                    dartquant_matrix const* x, dartquant_matrix const* y, void* workspace,
+                                    size_t workspace_bytes, int64_t part, int64_t parts);
+
+/* q <- quantize(transform(X)) in one pass over memory: permute, transform, range of every group, levels,
+ * packing. The range is multiplied by clip_ratio in (0, 1]. scale = max|x| / (2^(bits-1) - 1), or,
+ * asymmetric, (max - min) / (2^bits - 1) over a range that holds 0, with zero_point = round(-min / scale);
+ * the quotient is x * fl(1 / scale), rounded half to even, clamped. A group of zeros gets scale 1 and zero
+ * levels. transform may be null. A group that holds a NaN or an infinity gets scale NaN, levels and zero
+ * point 0; all other groups are as ever, and the call returns (x, dartquant_not_finite). */
+dartquant_status dartquant_quantize(dartquant_cpu const* cpu, dartquant_transform const* transform,
+                                    dartquant_matrix const* x, float clip_ratio, dartquant_quantized const* q,
+                                    void* workspace, size_t workspace_bytes, int64_t part, int64_t parts);
+
+/* Y <- scale (level - zero_point). */
+dartquant_status dartquant_dequantize(dartquant_cpu const* cpu, dartquant_quantized const* q,
+                                      dartquant_matrix const* y, void* workspace, size_t workspace_bytes,
+                                      int64_t part, int64_t parts);
+
+/* ---- packed weights --------------------------------------------------------------------------------------
+ */
+
+/* The shape of weights W [out, in] in the compute layout, layout id dartquant_layout (docs/int4_format.md).
+ */
+enum { dartquant_layout = 1 };
+typedef struct dartquant_weights {
+  int64_t out, in; /* in at most 2^20 */
+  int64_t group;   /* input channels under one scale: a multiple of 8 (fast: 32 and more); 0: one scale per
+                      output */
+  dartquant_symmetry symmetry; /* asymmetric: levels 0..15 and a zero point per group */
+  int32_t with_sums;           /* 1: also store sums of levels, which asymmetric 8-bit activations need */
+} dartquant_weights;
+
+dartquant_status dartquant_packed_size(dartquant_weights const* weights, size_t* bytes);
+/* Packs a plain quantized matrix of the same shape, 4 bits, group and symmetry. */
+dartquant_status dartquant_pack(dartquant_weights const* weights, dartquant_quantized const* q, void* packed,
+                                size_t packed_bytes, int64_t part, int64_t parts);
+/* The inverse: levels, scales and zero points come back bit for bit. */
+dartquant_status dartquant_unpack(dartquant_weights const* weights, void const* packed, size_t packed_bytes,
+                                  dartquant_quantized const* q, int64_t part, int64_t parts);
+
+/* ---- products --------------------------------------------------------------------------------------------
+ */
+
+/* Workspace of one part of dartquant_matmul (x_bits 4 or 8) or dartquant_matmul_float (x_bits 16 or 32). */
+dartquant_status dartquant_matmul_workspace_size(dartquant_weights const* weights, int64_t tokens,
+                                                 int32_t x_bits, size_t* bytes);
+
+/* W4A4 and W4A8: Y [tokens, out] <- X W^T + bias for quantized X [tokens, in] and packed W. X has one scale
+ * per token, or groups equal to those of W. With exact integers n_g = sum over group g of (x - zero)(w -
+ * zero): a = 0; for every g: a = fma(float(n_g), s_g, a), s_g = scale_w, times scale_x of the group where X
+ * has groups; y = fma(a, scale_x, bias), or a + bias where X has groups; bias 0 where null. bias [out] or
+ * null. Y: float32. */
+dartquant_status dartquant_matmul(dartquant_cpu const* cpu, dartquant_weights const* weights,
+                                  void const* packed, size_t packed_bytes, dartquant_quantized const* x,
+                                  float const* bias, dartquant_matrix const* y, void* workspace,
+                                  size_t workspace_bytes, int64_t part, int64_t parts);
+
+/* W4A16 and W4A32: Y [tokens, out] <- X W^T + bias for X [tokens, in] of any type, weights dequantized on the
+ * way. Products of x and level - zero_point are summed in float, group by group, then scaled; the order of
+ * that sum is the instruction set's own, so here bytes may differ between instruction sets, within the bound
+ * (in + groups) 2^-24 sum |x||w|. NaN and infinity propagate. */
+dartquant_status dartquant_matmul_float(dartquant_cpu const* cpu, dartquant_weights const* weights,
+                                        void const* packed, size_t packed_bytes, dartquant_matrix const* x,
+                                        float const* bias, dartquant_matrix const* y, void* workspace,
+                                        size_t workspace_bytes, int64_t part, int64_t parts);
+
+#ifdef __cplusplus
+}
+#endif

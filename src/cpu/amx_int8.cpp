@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/kernel_table.hpp"
+
+namespace dartquant::cpu {
+
+ProductKernels const amx_int8_products = portable_products;
+
+}  // namespace dartquant::cpu

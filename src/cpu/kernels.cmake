@@ -1,0 +1,32 @@
+# One file per instruction set, each compiled for it; everything else for the common processor. Which one runs is decided by
+# dartquant_cpu_detect. Products and sums are never contracted into FMAs by the compiler: the bytes of a result must not
+# depend on the instruction set.
+file(GLOB kernel_sources CONFIGURE_DEPENDS src/cpu/*.cpp)
+list(FILTER kernel_sources EXCLUDE REGEX "/(avx|amx|neon)[a-z0-9_]*[.]cpp$")
+set(flags_avx2 -mavx2 -mfma -mf16c)
+set(flags_avx2_rows ${flags_avx2})
+set(flags_avx_vnni ${flags_avx2} -mavxvnni)
+set(flags_avx512_rows ${flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+set(flags_avx512_vnni ${flags_avx512_rows} -mavx512vnni)
+set(flags_amx_int8 ${flags_avx512_vnni} -mamx-tile -mamx-int8)
+set(flags_neon_dotprod -march=armv8.2-a+dotprod+fp16)
+set(flags_neon_rows ${flags_neon_dotprod})
+set(flags_neon_i8mm -march=armv8.2-a+dotprod+fp16+i8mm)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(instruction_sets avx2 avx2_rows avx_vnni avx512_vnni avx512_rows amx_int8)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(instruction_sets neon_rows neon_dotprod neon_i8mm)
+endif()
+foreach(set IN LISTS instruction_sets)
+  list(APPEND kernel_sources src/cpu/${set}.cpp)
+  set_source_files_properties(src/cpu/${set}.cpp PROPERTIES COMPILE_OPTIONS "${flags_${set}}")
+endforeach()
+
+add_library(dartquant_kernels ${kernel_sources})
+add_library(DartQuant::kernels ALIAS dartquant_kernels)
+set_target_properties(dartquant_kernels PROPERTIES EXPORT_NAME kernels POSITION_INDEPENDENT_CODE ON
+  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+target_compile_features(dartquant_kernels PRIVATE cxx_std_20)
+target_include_directories(dartquant_kernels PRIVATE src PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_compile_options(dartquant_kernels PRIVATE -ffp-contract=off)
+dartquant_warnings(dartquant_kernels)
