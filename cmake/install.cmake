@@ -1,8 +1,13 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/DartQuant)
 
-install(TARGETS dartquant_headers dartquant_kernels dartquant EXPORT DartQuant-core FILE_SET HEADERS)
-install(EXPORT DartQuant-core NAMESPACE DartQuant:: DESTINATION ${package_dir} FILE DartQuant-core-targets.cmake)
+# One export per component, so that an engine that embeds the kernels alone needs none of the other packages.
+install(TARGETS dartquant_kernels EXPORT DartQuant-kernels FILE_SET HEADERS)
+install(EXPORT DartQuant-kernels NAMESPACE DartQuant:: DESTINATION ${package_dir} FILE DartQuant-kernels-targets.cmake)
+if(NOT DARTQUANT_KERNELS_ONLY)
+  install(TARGETS dartquant_headers dartquant EXPORT DartQuant-core FILE_SET HEADERS)
+  install(EXPORT DartQuant-core NAMESPACE DartQuant:: DESTINATION ${package_dir} FILE DartQuant-core-targets.cmake)
+endif()
 configure_package_config_file(cmake/DartQuantConfig.cmake.in DartQuantConfig.cmake INSTALL_DESTINATION ${package_dir})
 # Before 1.0 a minor version may change the API.
 write_basic_package_version_file(DartQuantConfigVersion.cmake COMPATIBILITY SameMinorVersion)

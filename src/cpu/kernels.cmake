@@ -27,6 +27,7 @@ add_library(DartQuant::kernels ALIAS dartquant_kernels)
 set_target_properties(dartquant_kernels PROPERTIES EXPORT_NAME kernels POSITION_INDEPENDENT_CODE ON
   VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 target_compile_features(dartquant_kernels PRIVATE cxx_std_20)
-target_include_directories(dartquant_kernels PRIVATE src PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_sources(dartquant_kernels PUBLIC FILE_SET HEADERS BASE_DIRS include FILES include/dartquant/kernels.h)
+target_include_directories(dartquant_kernels PRIVATE src)
 target_compile_options(dartquant_kernels PRIVATE -ffp-contract=off)
 dartquant_warnings(dartquant_kernels)
