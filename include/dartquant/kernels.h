@@ -246,6 +246,111 @@ dartquant_status dartquant_matmul_float(dartquant_cpu const* cpu, dartquant_weig
                                         float const* bias, dartquant_matrix const* y, void* workspace,
                                         size_t workspace_bytes, int64_t part, int64_t parts);
 
+/* ---- other formats ---------------------------------------------------------------------------------------
+ */
+
+/* The 4-bit and 8-bit formats of ggml and of checkpoint files; every bit is described in docs/int4_format.md.
+ * Words and float16 numbers are in the byte order of the machine, which must be little-endian to match files.
+ *
+ * All conversions move levels exactly and take the shape W [rows = out, cols = in] from the quantized matrix.
+ * Scales are float32 in it: on the way out they are rounded to the other type, to nearest even, on the way in
+ * they are exact. A scale that is not finite then is stored as it is; the call does everything else as ever
+ * and returns (scales, dartquant_not_finite). Buffers must not overlap. Cost: one pass over all bytes. */
+
+/* ggml's blocks of 32 channels; d is a float16. Rows of blocks are `block_stride` blocks apart, at least
+ * cols / 32; cols is a multiple of 32. */
+typedef struct dartquant_block_q4_0 {
+  uint16_t d;
+  uint8_t qs[16]; /* byte j: channel j in the low nibble, channel j + 16 in the high one; value d (qs - 8) */
+} dartquant_block_q4_0;
+typedef struct dartquant_block_q8_0 {
+  uint16_t d;
+  int8_t qs[32]; /* value d qs */
+} dartquant_block_q8_0;
+#ifdef __cplusplus
+static_assert(sizeof(dartquant_block_q4_0) == 18 && alignof(dartquant_block_q4_0) == 2, "ggml's block_q4_0");
+static_assert(sizeof(dartquant_block_q8_0) == 34 && alignof(dartquant_block_q8_0) == 2, "ggml's block_q8_0");
+#elif __STDC_VERSION__ >= 201112L
+_Static_assert(sizeof(dartquant_block_q4_0) == 18 && _Alignof(dartquant_block_q4_0) == 2,
+               "ggml's block_q4_0");
+_Static_assert(sizeof(dartquant_block_q8_0) == 34 && _Alignof(dartquant_block_q8_0) == 2,
+               "ggml's block_q8_0");
+#endif
+
+/* X [rows, cols] of any type -> blocks, with the bytes of ggml's reference quantizers: in float32,
+ *   Q4_0: d = m / -8, m the value of largest magnitude (the first of equals); qs = min(15, trunc(x / d
+ * + 8.5)) Q8_0: d = max|x| / 127; qs = round(x / d), halves away from zero where x / d is x * fl(1 / d), 0
+ * where 1 / d is not finite, and d is rounded to float16 only for storage. A block that holds a NaN or an
+ * infinity gets d = NaN (0x7E00) and levels 0; all other blocks are as ever, and the call returns (x,
+ * dartquant_not_finite). A d beyond float16 becomes infinite, as in ggml: (scales, dartquant_not_finite),
+ * unless x is to be reported. Parts are rows. */
+dartquant_status dartquant_quantize_q4_0(dartquant_matrix const* x, dartquant_block_q4_0* blocks,
+                                         int64_t block_stride, int64_t part, int64_t parts);
+dartquant_status dartquant_quantize_q8_0(dartquant_matrix const* x, dartquant_block_q8_0* blocks,
+                                         int64_t block_stride, int64_t part, int64_t parts);
+
+/* Between blocks and a quantized matrix that is symmetric, in groups of 32, with 4 bits for Q4_0 and 8 bits
+ * for Q8_0. Parts are rows. */
+dartquant_status dartquant_to_q4_0(dartquant_quantized const* q, dartquant_block_q4_0* blocks,
+                                   int64_t block_stride, int64_t part, int64_t parts);
+dartquant_status dartquant_to_q8_0(dartquant_quantized const* q, dartquant_block_q8_0* blocks,
+                                   int64_t block_stride, int64_t part, int64_t parts);
+dartquant_status dartquant_from_q4_0(dartquant_block_q4_0 const* blocks, int64_t block_stride,
+                                     dartquant_quantized const* q, int64_t part, int64_t parts);
+dartquant_status dartquant_from_q8_0(dartquant_block_q8_0 const* blocks, int64_t block_stride,
+                                     dartquant_quantized const* q, int64_t part, int64_t parts);
+
+/* compressed-tensors, format pack-quantized, 4 or 8 bits, any group and shape. Stored codes are unsigned:
+ * level
+ * + 2^(bits-1) where symmetric, the level itself where asymmetric; the first channel in the lowest bits of a
+ * word. Parts are blocks of 8 rows. */
+typedef struct dartquant_compressed_tensors {
+  int32_t* weight_packed;        /* [rows, ceil(cols bits / 32)] */
+  dartquant_matrix weight_scale; /* [rows, groups] of any type */
+  int32_t* weight_zero_point;    /* [ceil(rows bits / 32), groups]; null where symmetric */
+} dartquant_compressed_tensors;
+
+dartquant_status dartquant_to_compressed_tensors(dartquant_quantized const* q,
+                                                 dartquant_compressed_tensors const* tensors, int64_t part,
+                                                 int64_t parts);
+dartquant_status dartquant_from_compressed_tensors(dartquant_compressed_tensors const* tensors,
+                                                   dartquant_quantized const* q, int64_t part, int64_t parts);
+
+/* How a GPTQ checkpoint stores a zero point: v1 (zero - 1) mod 16, so that 0 is stored as 15, v2 as it is. 15
+ * is read as 0 from v1; readers that do not take the sum modulo 16 see 16 there, so prefer v2 for zeros of 0.
+ */
+typedef enum dartquant_gptq_version { dartquant_gptq_v1 = 1, dartquant_gptq_v2 = 2 } dartquant_gptq_version;
+
+/* GPTQ, 4 bits, any group; rows and cols are multiples of 8. An asymmetric matrix has levels 0..15 like the
+ * file; a symmetric one is stored as level + 8 with zero points 8, and read only if all of them are 8, else
+ * (zero_points, dartquant_bad_value). Parts are blocks of 8 rows. */
+typedef struct dartquant_gptq {
+  dartquant_gptq_version version;
+  int32_t* qweight;        /* [cols / 8, rows]: 8 consecutive inputs, the first in the low nibble */
+  int32_t* qzeros;         /* [groups, rows / 8]: 8 consecutive outputs, the first in the low nibble */
+  dartquant_matrix scales; /* [groups, rows] of any type, float16 in files */
+  int32_t* g_idx; /* [cols], the group of each input, or null. Written as i / group; read only if it is
+                     that, else (order, dartquant_unsupported): sort the inputs by group first */
+} dartquant_gptq;
+
+dartquant_status dartquant_to_gptq(dartquant_quantized const* q, dartquant_gptq const* gptq, int64_t part,
+                                   int64_t parts);
+dartquant_status dartquant_from_gptq(dartquant_gptq const* gptq, dartquant_quantized const* q, int64_t part,
+                                     int64_t parts);
+
+/* AWQ (GEMM version), 4 bits; rows is a multiple of 8 and cols one of the group. Symmetric as for GPTQ. The
+ * nibbles of a word, low to high, are the outputs 0 2 4 6 1 3 5 7 of 8. Parts are blocks of 8 rows. */
+typedef struct dartquant_awq {
+  int32_t* qweight;        /* [cols, rows / 8] */
+  int32_t* qzeros;         /* [groups, rows / 8] */
+  dartquant_matrix scales; /* [groups, rows] of any type, float16 in files */
+} dartquant_awq;
+
+dartquant_status dartquant_to_awq(dartquant_quantized const* q, dartquant_awq const* awq, int64_t part,
+                                  int64_t parts);
+dartquant_status dartquant_from_awq(dartquant_awq const* awq, dartquant_quantized const* q, int64_t part,
+                                    int64_t parts);
+
 #ifdef __cplusplus
 }
 #endif
