@@ -3,10 +3,13 @@
 
 #include <dartquant/version.hpp>
 
+#include <dartquant/core/aligned_bytes.hpp>
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/butterfly.hpp>
+#include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/cpu_factorization.hpp>
+#include <dartquant/core/cpu_kernels.hpp>
 #include <dartquant/core/cpu_rows.hpp>
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/half.hpp>
@@ -32,9 +35,12 @@
 #include <dartquant/quant/int4.hpp>
 #include <dartquant/quant/int_matrix.hpp>
 #include <dartquant/quant/matmul.hpp>
+#include <dartquant/quant/matmul_packed.hpp>
 #include <dartquant/quant/options.hpp>
+#include <dartquant/quant/packed.hpp>
 #include <dartquant/quant/quantization_error.hpp>
 #include <dartquant/quant/quantize.hpp>
+#include <dartquant/quant/row_kernels.hpp>
 #include <dartquant/quant/scale.hpp>
 
 #include <dartquant/calibrate/calibrate.hpp>

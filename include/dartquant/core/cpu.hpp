@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <dartquant/core/backend.hpp>
+#include <dartquant/core/cpu_kernels.hpp>
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/parallel.hpp>
@@ -15,7 +16,8 @@
 namespace dartquant {
 
 /// The CPU as a Backend: data-parallel primitives on Eigen, split into tiles whose sizes depend on shapes
-/// alone, so that every result has the same bytes for any number of threads. Copies share the threads.
+/// alone, so that every result has the same bytes for any number of threads. Copies share the threads and
+/// the kernels.
 class Cpu {
  public:
   static constexpr Space space = Space::host;
@@ -40,6 +42,18 @@ class Cpu {
     detail::require(threads >= 1, "[Cpu] ", threads, " threads: at least one is needed");
   }
 
+  /// The same threads with compiled kernels behind quantize, dequantize, fake_quantize, matmul and
+  /// Hadamard, wherever the kernels cover the call; what they do not cover runs as without them. Levels,
+  /// scales, dequantized values and Hadamard transforms keep their bytes; float products may differ in the
+  /// last bits. Cpu(threads).with_kernels(compiled_kernels()), see core/compiled_kernels.hpp.
+  [[nodiscard]] Cpu with_kernels(CpuKernels const& kernels) const {
+    Cpu equipped = *this;
+    equipped.kernels_ = std::make_shared<CpuKernels const>(kernels);
+    return equipped;
+  }
+  /// Null where there are none.
+  [[nodiscard]] CpuKernels const* kernels() const { return kernels_.get(); }
+
   [[nodiscard]] int threads() const { return threads_; }
   [[nodiscard]] Executor const& executor() const { return executor_; }
 
@@ -61,6 +75,7 @@ class Cpu {
   void for_each(index_t count, Body const& body) const {
     parallel_for(count, 1, [&](index_t first, index_t) {
       Cpu serial(1);
+      serial.kernels_ = kernels_;
       body(serial, first);
     });
   }
@@ -153,6 +168,7 @@ class Cpu {
 
  private:
   Executor executor_;
+  std::shared_ptr<CpuKernels const> kernels_;
   int threads_ = 1;
 };
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <dartquant/core/aligned_bytes.hpp>
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/matrix.hpp>
@@ -122,11 +123,61 @@ class IntMatrix {
 using Int4Matrix = IntMatrix<4>;
 using Int8Matrix = IntMatrix<8>;
 
-/// scale (level - zero_point) for every value.
+namespace detail {
+
+/// Whether kernels.h can describe Q: not empty, scales inside rows.
 template <int StorageBits>
-[[nodiscard]] RowMatrix<float> dequantize(Cpu const& cpu, IntMatrix<StorageBits> const& Q) {
-  RowMatrix<float> X(Q.rows(), Q.cols());
-  cpu.parallel_for(Q.rows(), detail::row_grain(Q.cols()), [&](index_t first, index_t last) {
+[[nodiscard]] bool fits_c_quantized(IntMatrix<StorageBits> const& Q) {
+  return Q.rows() > 0 && Q.cols() > 0 && Q.block().rows == 1;
+}
+
+/// Rows [first, first + count) of Q as kernels.h describes them. A call that only reads never writes through
+/// the pointers. Precondition: fits_c_quantized(Q).
+template <int StorageBits>
+[[nodiscard]] dartquant_quantized c_quantized(IntMatrix<StorageBits> const& Q, index_t first, index_t count) {
+  auto const bytes = Q.bytes();
+  auto const scales = Q.scales();
+  auto const zero_points = Q.zero_points();
+  bool const symmetric = Q.symmetry() == Symmetry::symmetric;
+  return {.rows = count,
+          .cols = Q.cols(),
+          .bits = StorageBits,
+          .symmetry = symmetric ? dartquant_symmetric : dartquant_asymmetric,
+          .group = Q.block().cols,
+          .levels = const_cast<std::uint8_t*>(bytes.data() + first * bytes.stride()),
+          .level_stride = bytes.stride(),
+          .scales = const_cast<float*>(scales.data() + first * scales.stride()),
+          .scale_stride = scales.stride(),
+          .zero_points = symmetric
+                             ? nullptr
+                             : const_cast<std::int32_t*>(zero_points.data() + first * zero_points.stride()),
+          .zero_point_stride = zero_points.stride()};
+}
+
+/// X <- values of Q from row `first` on, with compiled kernels, on the calling thread. Precondition: both
+/// fit.
+template <int StorageBits>
+void dequantize_rows(CpuKernels const& kernels, IntMatrix<StorageBits> const& Q, index_t first,
+                     MatrixView<float> X) {
+  std::size_t bytes = 0;
+  require_done(kernels, "dequantize", kernels.rows_workspace_size(Q.cols(), &bytes));
+  AlignedBytes workspace(bytes);
+  dartquant_quantized const q = c_quantized(Q, first, X.rows());
+  dartquant_matrix const y = c_matrix(X);
+  require_done(kernels, "dequantize",
+               kernels.dequantize(&kernels.cpu, &q, &y, workspace.data(), bytes, 0, 1));
+}
+
+/// X <- values of Q, which X has the shape of. Rows in parallel.
+template <int StorageBits>
+void dequantize(Cpu const& cpu, IntMatrix<StorageBits> const& Q, MatrixView<float> X) {
+  if (cpu.kernels() != nullptr && fits_c_quantized(Q) && fits_c_matrix(X)) {
+    cpu.parallel_for(Q.rows(), row_grain(Q.cols()), [&](index_t first, index_t last) {
+      dequantize_rows(*cpu.kernels(), Q, first, X.rows(first, last - first));
+    });
+    return;
+  }
+  cpu.parallel_for(Q.rows(), row_grain(Q.cols()), [&](index_t first, index_t last) {
     for (index_t i = first; i < last; ++i)
       for (index_t start = 0; start < Q.cols(); start += Q.block().cols) {
         auto const quantizer = Q.quantizer(i, start);
@@ -134,6 +185,15 @@ template <int StorageBits>
         for (index_t j = start; j < end; ++j) X(i, j) = quantizer.value(Q.level(i, j));
       }
   });
+}
+
+}  // namespace detail
+
+/// scale (level - zero_point) for every value.
+template <int StorageBits>
+[[nodiscard]] RowMatrix<float> dequantize(Cpu const& cpu, IntMatrix<StorageBits> const& Q) {
+  RowMatrix<float> X(Q.rows(), Q.cols());
+  detail::dequantize(cpu, Q, MatrixView<float>(X));
   return X;
 }
 

@@ -4,24 +4,18 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <dartquant/core/cpu.hpp>
-#include <dartquant/core/error.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/view.hpp>
 #include <dartquant/quant/int_matrix.hpp>
+#include <dartquant/quant/matmul_packed.hpp>
+#include <dartquant/quant/packed.hpp>
 
 namespace dartquant {
 namespace detail {
-
-inline void require_product(index_t rows, index_t cols, index_t out, index_t in,
-                            VectorView<float const> bias) {
-  require(cols == in, "[matmul] X is ", rows, " x ", cols, " and W is ", out, " x ", in,
-          ": the channels must agree");
-  require(bias.size() == 0 || bias.size() == out, "[matmul] bias of ", bias.size(), " values for ", out,
-          " outputs: give one per output, or none");
-}
 
 /// The starts of the runs of channels in which neither the scale of X nor that of W changes, and the end.
 [[nodiscard]] inline std::vector<index_t> scale_runs(index_t channels, index_t width_x, index_t width_w) {
@@ -32,6 +26,21 @@ inline void require_product(index_t rows, index_t cols, index_t out, index_t in,
   }
   starts.push_back(channels);
   return starts;
+}
+
+/// W packed for a product with X whose scales hold for `width_x` channels; nothing where there are no
+/// kernels, or none for these shapes and scales.
+template <int BitsW>
+[[nodiscard]] std::optional<PackedInt4> packed_for(Cpu const& cpu, index_t tokens, index_t width_x,
+                                                   IntMatrix<BitsW> const& W) {
+  if constexpr (BitsW == 4) {
+    constexpr index_t most_channels = index_t{1} << 20;
+    bool const shaped = tokens > 0 && W.rows() > 0 && W.cols() > 0 && W.cols() <= most_channels;
+    bool const scaled = W.block().rows == 1 || W.block().cols == W.cols();
+    auto const group = shaped ? product_group(W.cols(), width_x, W.block().cols) : std::nullopt;
+    if (cpu.kernels() != nullptr && scaled && group) return pack(cpu, W, {.group = *group});
+  }
+  return std::nullopt;
 }
 
 /// Rows [first, first + count) of Q as level - zero_point, which 16 bits hold for up to 8-bit levels.
@@ -66,6 +75,11 @@ template <int BitsX, int BitsW>
                                       VectorView<float const> bias) {
   require_product(X.rows(), X.cols(), W.rows(), W.cols(), bias);
   RowMatrix<float> Y(X.rows(), W.rows());
+  bool const columns = X.block().rows > 1 && X.block().cols < X.cols();
+  if (auto const packed = columns ? std::nullopt : packed_for(cpu, X.rows(), X.block().cols, W)) {
+    multiply(cpu, X, *packed, bias, Y);
+    return Y;
+  }
   auto const runs = scale_runs(X.cols(), X.block().cols, W.block().cols);
   constexpr index_t tile = 64;
   cpu.parallel_for(X.rows(), tile, [&](index_t first_x, index_t last_x) {
@@ -93,8 +107,12 @@ template <int BitsW>
 [[nodiscard]] RowMatrix<float> matmul(Cpu const& cpu, MatrixView<float const> X, IntMatrix<BitsW> const& W,
                                       VectorView<float const> bias) {
   require_product(X.rows(), X.cols(), W.rows(), W.cols(), bias);
-  RowMatrix<float> const weights = dequantize(cpu, W);
   RowMatrix<float> Y(X.rows(), W.rows());
+  if (auto const packed = fits_c_matrix(X) ? packed_for(cpu, X.rows(), X.cols(), W) : std::nullopt) {
+    multiply(cpu, X, *packed, bias, Y);
+    return Y;
+  }
+  RowMatrix<float> const weights = dequantize(cpu, W);
   cpu.gemm<float>(1.0f, X, Op::none, weights, Op::transpose, 0.0f, Y);
   if (bias.size() > 0) Y.rowwise() += as_eigen(bias);
   return Y;
@@ -106,8 +124,10 @@ template <int BitsW>
 /// of X and one of W (any granularity) the integers
 ///   sum_j (qx_j - zx) (qw_j - zw)  =  sum qx qw - zx sum qw - zw sum qx + count zx zw
 /// are exact; they are scaled by scale_x scale_w and added in FP64, then rounded once to float. The right
-/// side is what a kernel computes from raw levels and row sums. Plain reference: the compiled kernels stand
-/// behind the same call. Errors: InvalidArgument when the shapes do not fit.
+/// side is what a kernel computes from raw levels and row sums. A Cpu with compiled kernels packs W and runs
+/// them where the scales allow (see product_group): the integers are the same, the scaled sum is in float
+/// (see quant/matmul_packed.hpp; a W that is used again is better packed once). Errors: InvalidArgument when
+/// the shapes do not fit.
 [[nodiscard]] inline RowMatrix<float> matmul(Cpu const& cpu, Int4Matrix const& X, Int4Matrix const& W,
                                              VectorView<float const> bias = {}) {
   return detail::matmul(cpu, X, W, bias);
@@ -125,7 +145,8 @@ template <int BitsW>
   return detail::matmul(cpu, X, W, bias);
 }
 
-/// W4A16: float activations, dequantized weights, product in float. Memory: a float copy of W.
+/// W4A16: float activations, dequantized weights, product in float. Memory: a float copy of W, or with
+/// compiled kernels a packed one.
 [[nodiscard]] inline RowMatrix<float> matmul(Cpu const& cpu, MatrixView<float const> X, Int4Matrix const& W,
                                              VectorView<float const> bias = {}) {
   return detail::matmul(cpu, X, W, bias);

@@ -10,6 +10,7 @@
 #include <dartquant/quant/int_matrix.hpp>
 #include <dartquant/quant/options.hpp>
 #include <dartquant/quant/quantization_error.hpp>
+#include <dartquant/quant/row_kernels.hpp>
 
 namespace dartquant {
 namespace detail {
@@ -18,6 +19,13 @@ template <int StorageBits>
 [[nodiscard]] IntMatrix<StorageBits> quantize(Cpu const& cpu, MatrixView<float const> X,
                                               QuantizeOptions const& options, char const* function) {
   IntMatrix<StorageBits> Q(X.rows(), X.cols(), options);
+  if (options.bits == StorageBits && has_quantize_kernel(cpu, X, options)) {
+    cpu.parallel_for(X.rows(), row_grain(X.cols()), [&](index_t first, index_t last) {
+      quantize_rows(*cpu.kernels(), X.rows(first, last - first), options.clip_ratio, function, first, Q,
+                    first);
+    });
+    return Q;
+  }
   float* const scales = Q.scales().data();
   std::int32_t* const zero_points = Q.zero_points().data();
   fit_and_visit(

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
+#include <dartquant/core/aligned_bytes.hpp>
 #include <dartquant/core/butterfly.hpp>
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/error.hpp>
@@ -37,9 +39,8 @@ class Hadamard {
     if (!order) detail::refuse_hadamard_order("Hadamard", channels, block);
     order_ = *order;
     if (order_.base == 1) return;
-    Base base{detail::hadamard_base_matrix(order_.base), {}};
-    base.narrow = base.wide.cast<float>();
-    base_ = std::make_shared<Base const>(std::move(base));
+    RowMatrix<std::int8_t> const signs = detail::hadamard_base_matrix(order_.base).cast<std::int8_t>();
+    base_ = std::make_shared<Base const>(Base{signs, signs.transpose()});
   }
 
   [[nodiscard]] index_t channels() const { return channels_; }
@@ -65,14 +66,9 @@ class Hadamard {
   }
 
  private:
+  /// The entries +-1 of the base and of its transpose.
   struct Base {
-    RowMatrix<double> wide;
-    RowMatrix<float> narrow;
-    template <class T>
-    [[nodiscard]] RowMatrix<T> const& of() const {
-      if constexpr (std::is_same_v<T, float>) return narrow;
-      else return wide;
-    }
+    RowMatrix<std::int8_t> signs, transposed;
   };
 
   /// x (A (x) B) for x = vec(V), V [base, 2^power] row-major, is vec(A^T V B): `op` is transpose for A and
@@ -82,27 +78,68 @@ class Hadamard {
     detail::require(X.cols() == channels_, "[Hadamard] activations of ", X.rows(), " x ", X.cols(),
                     ": the transform is for ", channels_, " channels");
     constexpr index_t values_per_range = 16384;
-    index_t const length = index_t{1} << order_.power;
+    index_t const grain = std::max<index_t>(1, values_per_range / channels_);
+    RowMatrix<std::int8_t> const* const signs = base_ == nullptr      ? nullptr
+                                                : op == Op::transpose ? &base_->signs
+                                                                      : &base_->transposed;
+    if constexpr (std::is_same_v<T, float>) {
+      if (has_kernel(cpu, X)) {
+        cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
+          transform_in_kernel(*cpu.kernels(), X.rows(first, last - first), signs);
+        });
+        return;
+      }
+    }
     T const scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(block_)));
-    cpu.parallel_for(X.rows(), std::max<index_t>(1, values_per_range / channels_),
-                     [&](index_t first, index_t last) {
-                       MatrixView<T> const rows = X.rows(first, last - first);
-                       walsh_hadamard<T>(rows, length);
-                       if (base_ == nullptr) as_eigen(rows) *= scale;
-                       else multiply_base(rows, length, op, scale);
-                     });
+    cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
+      MatrixView<T> const rows = X.rows(first, last - first);
+      walsh_hadamard<T>(rows, index_t{1} << order_.power);
+      if (signs == nullptr) as_eigen(rows) *= scale;
+      else multiply_base<T>(rows, *signs, scale);
+    });
   }
 
+  /// Whether compiled kernels run this transform, see dartquant_transform.
+  [[nodiscard]] bool has_kernel(Cpu const& cpu, MatrixView<float> X) const {
+    return cpu.kernels() != nullptr && block_ > 1 && order_.power <= 15 && order_.base <= 1024 &&
+           detail::fits_c_matrix(X);
+  }
+
+  void transform_in_kernel(CpuKernels const& kernels, MatrixView<float> X,
+                           RowMatrix<std::int8_t> const* signs) const {
+    dartquant_transform const transform{nullptr, block_, signs == nullptr ? nullptr : signs->data(),
+                                        order_.base};
+    dartquant_matrix const x = detail::c_matrix(X);
+    std::size_t bytes = 0;
+    detail::require_done(kernels, "Hadamard", kernels.rows_workspace_size(channels_, &bytes));
+    AlignedBytes workspace(bytes);
+    detail::require_done(kernels, "Hadamard",
+                         kernels.hadamard(&kernels.cpu, &transform, &x, &x, workspace.data(), bytes, 0, 1));
+  }
+
+  /// V <- scale A^T V for every block V [base, 2^power] of a row, A = signs. Every sum starts with its first
+  /// term and is formed in order, as the compiled kernels form it, so that both give the same bytes. A
+  /// product with +-1 is exact, whether or not the compiler fuses it into the sum.
   template <class T>
-  void multiply_base(MatrixView<T> X, index_t length, Op op, T scale) const {
-    RowMatrix<T> const& A = base_->template of<T>();
-    RowMatrix<T> buffer(order_.base, length);
+  void multiply_base(MatrixView<T> X, RowMatrix<std::int8_t> const& signs, T scale) const {
+    RowMatrix<T> const A = signs.cast<T>();
+    index_t const base = order_.base, length = index_t{1} << order_.power;
+    bool const wide = length >= base;  // the inner loop runs over the longer side
+    RowMatrix<T> sums(wide ? base : length, wide ? length : base);
     for (index_t row = 0; row < X.rows(); ++row)
       for (index_t first = 0; first < channels_; first += block_) {
-        auto V = as_eigen(MatrixView<T>(X.data() + row * X.stride() + first, order_.base, length));
-        if (op == Op::transpose) buffer.noalias() = A.transpose() * V;
-        else buffer.noalias() = A * V;
-        V = scale * buffer;
+        auto V = as_eigen(MatrixView<T>(X.data() + row * X.stride() + first, base, length));
+        for (index_t i = 0; i < sums.rows(); ++i) {
+          auto sum = sums.row(i);
+          if (wide) sum = A(0, i) * V.row(0);
+          else sum = V(0, i) * A.row(0);
+          for (index_t j = 1; j < base; ++j) {
+            if (wide) sum += A(j, i) * V.row(j);
+            else sum += V(j, i) * A.row(j);
+          }
+        }
+        if (wide) V = scale * sums;
+        else V = scale * sums.transpose();
       }
   }
 
