@@ -64,29 +64,70 @@ struct Avx2Base {
   }
 
   template <int R>
-  static void scale(Product const& p, GroupCell const& cell, std::int64_t row, std::int64_t group,
-                    std::int32_t const* dots, float* sums) {
-    for (int part = 0; part < 2; ++part) {
-      __m256 const scales = _mm256_loadu_ps(cell.scales + 8 * part);
-      for (std::int64_t r = 0; r < R; ++r) {
-        std::int64_t const at = (row + r) * p.w.groups + group;
-        __m256i const x_sum = _mm256_set1_epi32(p.x_sums[at]);
-        __m256i n = load(dots + columns * r + 8 * part);
-        if (cell.zero_points == nullptr) {
-          n = _mm256_sub_epi32(n, _mm256_slli_epi32(x_sum, 3));
-        } else {
-          __m128i const zeros =
-              _mm_loadl_epi64(reinterpret_cast<__m128i const*>(cell.zero_points + 8 * part));
-          n = _mm256_sub_epi32(n, _mm256_mullo_epi32(_mm256_cvtepu8_epi32(zeros), x_sum));
+  using Dots = __m256i[R][2];
+
+  template <int R>
+  static void load_add(std::int32_t const* kept, Dots<R>& dots) {
+    for (int r = 0; r < R; ++r)
+      for (int part = 0; part < 2; ++part)
+        dots[r][part] = _mm256_add_epi32(dots[r][part], load(kept + columns * r + 8 * part));
+  }
+
+  template <int R>
+  static void store(Dots<R> const& dots, std::int32_t* kept) {
+    for (int r = 0; r < R; ++r)
+      for (int part = 0; part < 2; ++part)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept + columns * r + 8 * part), dots[r][part]);
+  }
+
+  /// dots -= zero point of the weights * sum of x, and zero point of x * sum of the weights.
+  template <int R>
+  static void correct(Product const& p, GroupCell const& cell, std::int64_t first, Dots<R>& dots) {
+    if (p.w.zero_points == nullptr) {
+      for (int r = 0; r < R; ++r) {
+        __m256i const eight = _mm256_slli_epi32(_mm256_set1_epi32(p.x_sums[first + r * p.w.groups]), 3);
+        for (int part = 0; part < 2; ++part) dots[r][part] = _mm256_sub_epi32(dots[r][part], eight);
+      }
+    } else {
+      for (int part = 0; part < 2; ++part) {
+        auto const* const eight = reinterpret_cast<__m128i const*>(p.w.zero_points + cell.at + 8 * part);
+        __m256i const zeros = _mm256_cvtepu8_epi32(_mm_loadl_epi64(eight));
+        for (int r = 0; r < R; ++r) {
+          __m256i const x_sum = _mm256_set1_epi32(p.x_sums[first + r * p.w.groups]);
+          dots[r][part] = _mm256_sub_epi32(dots[r][part], _mm256_mullo_epi32(zeros, x_sum));
         }
-        if (p.x_zero_points != nullptr && p.x_zero_points[at] != 0)
-          n = _mm256_sub_epi32(
-              n, _mm256_mullo_epi32(_mm256_set1_epi32(p.x_zero_points[at]), load(cell.sums + 8 * part)));
-        __m256 scale = scales;
-        if (p.scales_per_group)
-          scale = _mm256_mul_ps(scale, _mm256_set1_ps(p.x_scales[(row + r) * p.x_scale_stride + group]));
-        float* const sum = sums + columns * r + 8 * part;
-        _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(n), scale, _mm256_loadu_ps(sum)));
+      }
+    }
+    if (p.x_zero_points == nullptr) return;
+    for (int r = 0; r < R; ++r) {
+      std::int32_t const zero = p.x_zero_points[first + r * p.w.groups];
+      if (zero == 0) continue;  // then there may be no sums
+      for (int part = 0; part < 2; ++part)
+        dots[r][part] = _mm256_sub_epi32(
+            dots[r][part], _mm256_mullo_epi32(_mm256_set1_epi32(zero), load(p.w.sums + cell.at + 8 * part)));
+    }
+  }
+
+  template <int R>
+  static void scale(Product const& p, GroupCell const& cell, std::int64_t row, std::int64_t group,
+                    Dots<R>& dots, float* sums) {
+    correct<R>(p, cell, row * p.w.groups + group, dots);
+    __m256 const left = _mm256_loadu_ps(cell.scales), right = _mm256_loadu_ps(cell.scales + 8);
+    float const* const x_scales = p.x_scales + row * p.x_scale_stride + group;
+    auto const add = [&](int r, int part, __m256 scale) {
+      float* const sum = sums + columns * r + 8 * part;
+      _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r][part]), scale, _mm256_loadu_ps(sum)));
+    };
+    if (!p.scales_per_group) {
+      for (int r = 0; r < R; ++r) {
+        add(r, 0, left);
+        add(r, 1, right);
+      }
+    } else {
+      for (int r = 0; r < R; ++r) {
+        __m256 const x_scale = _mm256_set1_ps(x_scales[r * p.x_scale_stride]);
+        add(r, 0, _mm256_mul_ps(left, x_scale));
+        add(r, 1, _mm256_mul_ps(right, x_scale));
       }
     }
   }

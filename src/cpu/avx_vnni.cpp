@@ -16,13 +16,14 @@ struct AvxVnni : Avx2Base {
 
   template <class Lines, int R>
   static void dot(std::uint8_t const* lines, std::int64_t count, std::int8_t const* x, std::int64_t stride,
-                  std::int32_t* dots) {
+                  Dots<R>& dots) {
     // Two vpdpbusd start per cycle and each takes five: few rows need more than one sum per row and part.
     constexpr int chains = R <= 2 ? 2 : 1;
     __m256i sums[chains][R][2];
     for (int chain = 0; chain < chains; ++chain)
       for (int r = 0; r < R; ++r)
         for (int part = 0; part < 2; ++part) sums[chain][r][part] = _mm256_setzero_si256();
+#pragma GCC unroll 2
     for (std::int64_t line = 0; line < count; ++line) {
       Lines::fetch(lines);
       for (int half = 0; half < 2; ++half) {
@@ -39,9 +40,8 @@ struct AvxVnni : Avx2Base {
     }
     for (int r = 0; r < R; ++r)
       for (int part = 0; part < 2; ++part) {
-        __m256i sum = sums[0][r][part];
-        if constexpr (chains == 2) sum = _mm256_add_epi32(sum, sums[1][r][part]);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots + columns * r + 8 * part), sum);
+        dots[r][part] = sums[0][r][part];
+        if constexpr (chains == 2) dots[r][part] = _mm256_add_epi32(dots[r][part], sums[1][r][part]);
       }
   }
 };

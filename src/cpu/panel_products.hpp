@@ -8,9 +8,11 @@
 //   tile_rows, stream_rows    rows multiplied at once from unpacked and from packed lines
 //   Packed, Unpacked          kinds of lines: line_bytes, and gap, the bytes between the lines of two groups
 //   unpack(lines, count, to)  Packed -> Unpacked
-//   dot<Lines, R>(lines, count, x, stride, dots)    dots [R, 16] = X [R, 8 count] times lines [8 count, 16]
-//   scale<R>(p, cell, row, group, dots, sums)       sums [R, 16] += scaled dots, see kernels.h
-//   finish(sums, scale, bias, y)                    y [16] = fma(sums, scale, bias)
+//   Dots<R>                   registers that hold integers [R, 16]
+//   dot<Lines, R>(lines, count, x, stride, dots)  dots = X [R, 8 count] times lines [8 count, 16]
+//   load_add<R>(kept, dots), store<R>(dots, kept)  dots += kept and kept = dots, in memory [R, 16]
+//   scale<R>(p, cell, row, group, dots, sums)      sums [R, 16] += scaled dots, see kernels.h
+//   finish(sums, scale, bias, y)                   y [16] = fma(sums, scale, bias)
 //
 // All is in an unnamed namespace: every file that includes this is compiled for another processor and must
 // keep its own copy.
@@ -29,9 +31,8 @@ constexpr std::int64_t piece_lines = 128;  // 16 KiB unpacked: they stay in the 
 
 /// What a group of a panel has besides its lines.
 struct GroupCell {
-  float const* scales;              ///< [16]
-  std::uint8_t const* zero_points;  ///< [16], or null: all are 8
-  std::int32_t const* sums;         ///< [16], or null
+  float const* scales;  ///< [16]
+  std::int64_t at;      ///< index of its 16 zero points and sums
 };
 
 struct ProductScratch {
@@ -41,7 +42,7 @@ struct ProductScratch {
 };
 static_assert(sizeof(ProductScratch) <= scratch_bytes);
 
-/// Whole groups [group, end) of a panel, or, where that is one group, `count` of its lines.
+/// Groups [group, end) of a panel, at most `count` lines of each: whole groups, or a part of one.
 struct Piece {
   std::int64_t group, end, count;
   std::int64_t channel;       ///< the first input channel
@@ -57,30 +58,30 @@ inline std::uint8_t const* packed_lines(Panels const& w, std::int64_t panel, std
   return w.data + panel * w.bytes + group * (w.lines + 1) * 64;
 }
 
-inline GroupCell cell_of(Panels const& w, std::int64_t panel, std::int64_t group) {
-  std::int64_t const at = (panel * w.groups + group) * columns;
-  return {reinterpret_cast<float const*>(packed_lines(w, panel, group) + lines_of(w, group) * 64),
-          w.zero_points == nullptr ? nullptr : w.zero_points + at, w.sums == nullptr ? nullptr : w.sums + at};
-}
-
 /// Rows [row, row + R) times a piece.
 template <class Set, class Lines, int R>
-[[gnu::noinline]] void multiply_tile(Product const& p, std::int64_t panel, Piece const& piece,
+[[gnu::noinline]] void multiply_tile(Product const& product, std::int64_t panel, Piece const& whole,
                                      std::int64_t row, ProductScratch& scratch) {
+  Product const p = product;  // copies: a store to memory cannot change them
+  Piece const piece = whole;
+  Panels const& w = p.w;
   std::uint8_t const* lines = piece.lines;
+  std::uint8_t const* packed = packed_lines(w, panel, piece.group);
   std::int8_t const* x = p.x + row * p.x_stride + piece.channel;
+  std::int32_t* const kept = scratch.dots + row * columns;
   for (std::int64_t group = piece.group; group < piece.end; ++group) {
-    std::int64_t const count = piece.end - piece.group == 1 ? piece.count : lines_of(p.w, group);
-    alignas(64) std::int32_t dots[R * columns];
+    std::int64_t const all = lines_of(w, group), count = all < piece.count ? all : piece.count;
+    typename Set::template Dots<R> dots;
     Set::template dot<Lines, R>(lines, count, x, p.x_stride, dots);
-    lines += count * Lines::line_bytes + Lines::gap;
-    x += count * 8;
-    std::int32_t* const kept = scratch.dots + row * columns;
-    if (!piece.begins)
-      for (std::int64_t i = 0; i < R * columns; ++i) dots[i] += kept[i];
+    if (!piece.begins) Set::template load_add<R>(kept, dots);
     if (piece.ends)
-      Set::template scale<R>(p, cell_of(p.w, panel, group), row, group, dots, scratch.sums + row * columns);
-    else std::memcpy(kept, dots, sizeof dots);
+      Set::template scale<R>(
+          p, {reinterpret_cast<float const*>(packed + all * 64), (panel * w.groups + group) * columns}, row,
+          group, dots, scratch.sums + row * columns);
+    else Set::template store<R>(dots, kept);
+    lines += count * Lines::line_bytes + Lines::gap;
+    packed += (all + 1) * 64;
+    x += count * 8;
   }
 }
 
