@@ -1,8 +1,239 @@
 // SPDX-License-Identifier: Apache-2.0
+// Row kernels for AVX-512 F, BW, DQ and VL. Float operations are those of the portable kernels in the same
+// order.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/avx512_hadamard.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
+namespace {
 
-RowKernels const avx512_rows = portable_rows;
+// ---- loads and stores ---------------------------------------------------------------------------------
+
+DARTQUANT_INLINE __m512 float_of_bfloat16(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+/// To nearest even; NaN stays NaN, its upper payload kept.
+DARTQUANT_INLINE __m256i bfloat16_of_float(__m512 x) {
+  __m512i const bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
+  __m512i const odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  __m512i const rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd), 16);
+  __mmask16 const nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
+}
+
+constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+/// Values x_j .. x_(j + 15) of those that the mask names; zeros elsewhere.
+template <Type type>
+DARTQUANT_INLINE __m512 load16(void const* x, std::int64_t j, __mmask16 mask) {
+  if constexpr (type == Type::float32) {
+    return _mm512_maskz_loadu_ps(mask, static_cast<float const*>(x) + j);
+  } else {
+    __m256i const bits = _mm256_maskz_loadu_epi16(mask, static_cast<std::uint16_t const*>(x) + j);
+    return type == Type::float16 ? _mm512_cvtph_ps(bits) : float_of_bfloat16(bits);
+  }
+}
+
+/// Values x_(index), index in [0, count). Halves are gathered four bytes at a time: those that start one
+/// value early where the last one is asked for, so that nothing behind the row is read. count > 1 for them.
+template <Type type>
+DARTQUANT_INLINE __m512 gather16(void const* x, __m512i index, std::int64_t count, __mmask16 mask) {
+  if constexpr (type == Type::float32) {
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, x, 4);
+  } else {
+    __m512i const from = _mm512_min_epi32(index, _mm512_set1_epi32(static_cast<int>(count - 2)));
+    __m512i const pair = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, from, x, 2);
+    __m512i const shift = _mm512_slli_epi32(_mm512_sub_epi32(index, from), 4);
+    __m256i const bits = _mm512_cvtepi32_epi16(_mm512_srlv_epi32(pair, shift));
+    return type == Type::float16 ? _mm512_cvtph_ps(bits) : float_of_bfloat16(bits);
+  }
+}
+
+template <Type type>
+void load_as(void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  if (permutation == nullptr || count == 1) {
+    std::int64_t j = 0;
+    for (; j + lanes <= count; j += lanes) _mm512_storeu_ps(y + j, load16<type>(x, j, mask16(lanes)));
+    if (j < count) _mm512_mask_storeu_ps(y + j, mask16(count - j), load16<type>(x, j, mask16(count - j)));
+    return;
+  }
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    __mmask16 const mask = mask16(count - j);
+    __m512i const index = _mm512_maskz_loadu_epi32(mask, permutation + j);
+    _mm512_mask_storeu_ps(y + j, mask, gather16<type>(x, index, count, mask));
+  }
+}
+
+void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  if (type == Type::float32) load_as<Type::float32>(x, permutation, y, count);
+  else if (type == Type::float16) load_as<Type::float16>(x, permutation, y, count);
+  else load_as<Type::bfloat16>(x, permutation, y, count);
+}
+
+template <Type type>
+DARTQUANT_INLINE void store16(__m512 x, void* y, std::int64_t j, __mmask16 mask) {
+  if constexpr (type == Type::float32) {
+    _mm512_mask_storeu_ps(static_cast<float*>(y) + j, mask, x);
+  } else {
+    __m256i const bits = type == Type::float16 ? _mm512_cvtps_ph(x, nearest) : bfloat16_of_float(x);
+    _mm256_mask_storeu_epi16(static_cast<std::uint16_t*>(y) + j, mask, bits);
+  }
+}
+
+template <Type type>
+void store_as(float const* x, float factor, void* y, std::int64_t count) {
+  __m512 const f = _mm512_set1_ps(factor);
+  std::int64_t j = 0;
+  for (; j + lanes <= count; j += lanes)
+    store16<type>(_mm512_mul_ps(_mm512_loadu_ps(x + j), f), y, j, mask16(lanes));
+  if (j == count) return;
+  __mmask16 const mask = mask16(count - j);
+  store16<type>(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + j), f), y, j, mask);
+}
+
+void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+  if (type == Type::float32) store_as<Type::float32>(x, factor, y, count);
+  else if (type == Type::float16) store_as<Type::float16>(x, factor, y, count);
+  else store_as<Type::bfloat16>(x, factor, y, count);
+}
+
+// ---- quantization -------------------------------------------------------------------------------------
+
+/// A running range. 0 x is 0, or NaN where x is not finite.
+struct Extremes {
+  __m512 min = _mm512_setzero_ps(), max = _mm512_setzero_ps(), rest = _mm512_setzero_ps();
+
+  DARTQUANT_INLINE void add(__m512 x) {
+    min = _mm512_min_ps(x, min);  // of a NaN and a number the second: the number
+    max = _mm512_max_ps(x, max);
+    rest = _mm512_fmadd_ps(x, _mm512_setzero_ps(), rest);
+  }
+};
+
+Range range(float const* x, std::int64_t count) {
+  Extremes all[4];
+  std::int64_t j = 0;
+  for (; j + 4 * lanes <= count; j += 4 * lanes)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) all[i].add(_mm512_loadu_ps(x + j + i * lanes));
+  for (; j < count; j += lanes) all[0].add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
+  __m512 const low =
+      _mm512_min_ps(_mm512_min_ps(all[0].min, all[1].min), _mm512_min_ps(all[2].min, all[3].min));
+  __m512 const high =
+      _mm512_max_ps(_mm512_max_ps(all[0].max, all[1].max), _mm512_max_ps(all[2].max, all[3].max));
+  __m512 const rest =
+      _mm512_add_ps(_mm512_add_ps(all[0].rest, all[1].rest), _mm512_add_ps(all[2].rest, all[3].rest));
+  return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high),
+          _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0};
+}
+
+/// round(min(x factor inverse, highest)): what is below every level, and NaN, becomes a large negative
+/// number.
+DARTQUANT_INLINE __m512i rounded(__m512 x, LevelMap const& map) {
+  __m512 const quotient =
+      _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(map.factor)), _mm512_set1_ps(map.inverse));
+  return _mm512_cvt_roundps_epi32(_mm512_min_ps(_mm512_set1_ps(map.highest), quotient), nearest);
+}
+
+/// 64 levels at a time: four registers of int32 narrow to one of bytes. The lower limit and the zero point
+/// act on 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
+template <bool above_127>
+std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels) {
+  __m512i const lowest = _mm512_set1_epi16(static_cast<std::int16_t>(map.lowest));
+  __m512i const zero_point = _mm512_set1_epi16(static_cast<std::int16_t>(map.zero_point));
+  __m512i const in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  std::int64_t j = 0;
+  for (; j + 64 <= count; j += 64) {
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) v[i] = rounded(_mm512_loadu_ps(x + j + i * lanes), map);
+    __m512i a = _mm512_packs_epi32(v[0], v[1]), b = _mm512_packs_epi32(v[2], v[3]);
+    a = _mm512_add_epi16(_mm512_max_epi16(a, lowest), zero_point);
+    b = _mm512_add_epi16(_mm512_max_epi16(b, lowest), zero_point);
+    __m512i const bytes = above_127 ? _mm512_packus_epi16(a, b) : _mm512_packs_epi16(a, b);
+    _mm512_storeu_si512(levels + j, _mm512_permutexvar_epi32(in_order, bytes));
+  }
+  return j;
+}
+
+void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
+  bool const above_127 = map->highest + static_cast<float>(map->zero_point) > 127.0f;
+  std::int64_t j = above_127 ? quantize_by_64<true>(x, count, *map, levels)
+                             : quantize_by_64<false>(x, count, *map, levels);
+  __m512i const lowest = _mm512_set1_epi32(static_cast<std::int32_t>(map->lowest));
+  for (; j < count; j += lanes) {
+    __mmask16 const mask = mask16(count - j);
+    __m512i const v = _mm512_max_epi32(rounded(_mm512_maskz_loadu_ps(mask, x + j), *map), lowest);
+    _mm512_mask_cvtepi32_storeu_epi8(levels + j, mask,
+                                     _mm512_add_epi32(v, _mm512_set1_epi32(map->zero_point)));
+  }
+}
+
+void dequantize(std::int8_t const* levels, std::int64_t count, bool is_signed, float scale,
+                std::int32_t zero_point, float* y) {
+  __m512 const s = _mm512_set1_ps(scale);
+  __m512i const zero = _mm512_set1_epi32(zero_point);
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    __mmask16 const mask = mask16(count - j);
+    __m128i const bytes = _mm_maskz_loadu_epi8(mask, levels + j);
+    __m512i const wide = is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+    _mm512_mask_storeu_ps(y + j, mask, _mm512_mul_ps(s, _mm512_cvtepi32_ps(_mm512_sub_epi32(wide, zero))));
+  }
+}
+
+// ---- nibbles and sums ---------------------------------------------------------------------------------
+
+/// 64 levels as 32 bytes in the even 8 bits of 16.
+DARTQUANT_INLINE __m512i joined(__m512i levels) {
+  __m512i const nibbles = _mm512_and_si512(levels, _mm512_set1_epi8(0x0F));
+  return _mm512_maddubs_epi16(nibbles, _mm512_set1_epi16(0x1001));  // even + 16 odd
+}
+
+void pack_nibbles(std::int8_t const* levels, std::int64_t count, std::uint8_t* bytes) {
+  for (std::int64_t j = 0; j < count; j += 64) {
+    __m256i const packed =
+        _mm512_cvtepi16_epi8(joined(_mm512_maskz_loadu_epi8(mask64(count - j), levels + j)));
+    if (j + 64 <= count) _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + j / 2), packed);
+    else _mm256_mask_storeu_epi8(bytes + j / 2, static_cast<__mmask32>(mask64((count - j + 1) / 2)), packed);
+  }
+}
+
+void unpack_nibbles(std::uint8_t const* bytes, std::int64_t count, bool is_signed, std::int8_t* levels) {
+  __m512i const flip = _mm512_set1_epi8(is_signed ? 8 : 0);
+  for (std::int64_t j = 0; j < count; j += 64) {
+    auto const there = static_cast<__mmask32>(mask64((count - j + 1) / 2));
+    __m512i const wide = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, bytes + j / 2));
+    __m512i const both = _mm512_or_si512(wide, _mm512_slli_epi16(wide, 4));
+    __m512i const nibbles = _mm512_and_si512(both, _mm512_set1_epi8(0x0F));
+    _mm512_mask_storeu_epi8(levels + j, mask64(count - j),
+                            _mm512_sub_epi8(_mm512_xor_si512(nibbles, flip), flip));
+  }
+}
+
+/// Bytes are added as level + 128, without sign.
+std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
+  __m512i const flip = _mm512_set1_epi8(-128);
+  __m512i total = _mm512_setzero_si512();
+  std::int64_t shifted = 0;
+  for (std::int64_t j = 0; j < count; j += 64, shifted += 64) {
+    __m512i const x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask64(count - j), levels + j), flip);
+    total = _mm512_add_epi64(total, _mm512_sad_epu8(x, _mm512_setzero_si512()));
+  }
+  return static_cast<std::int32_t>(_mm512_reduce_add_epi64(total) - 128 * shifted);
+}
+
+}  // namespace
+
+RowKernels const avx512_rows{
+    load,           store,      walsh, multiply_base,     range, quantize, pack_nibbles,
+    unpack_nibbles, dequantize, sum,   walsh_and_prefetch};
 
 }  // namespace dartquant::cpu

@@ -98,6 +98,10 @@ struct RowKernels {
                      std::int32_t zero_point, float* y);
   /// The sum of int8_t levels.
   std::int32_t (*sum)(std::int8_t const* levels, std::int64_t count);
+  /// walsh, which also asks for `bytes` at `next` on the way, so that memory works while the adders do. Null
+  /// where the instruction set has no such kernel.
+  void (*walsh_and_prefetch)(float* x, std::int64_t count, std::int64_t length, void const* next,
+                             std::int64_t bytes) = nullptr;
 };
 
 /// Products with packed weights.

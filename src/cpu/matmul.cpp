@@ -40,7 +40,8 @@ Workspace workspace_of(PackedShape const& shape, dartquant_weights const& weight
   bool const integers = x_bits <= 8;
   Workspace w{};
   w.rows = std::min(tokens, integers ? row_block : float_row_block);
-  w.stride = Size(weights.in).round_up(64).value();  // in <= 2^20
+  // An odd number of units of 64: rows a power of two apart would all fall into the same sets of the caches.
+  w.stride = Size(weights.in).round_up(64).value() | 64;  // in <= 2^20
   Size const x = Size(static_cast<std::int64_t>(scratch_bytes));
   Size const sums = x + Size(w.rows) * w.stride * (integers ? 1 : 4);
   std::int64_t const cells = integers ? shape.groups * 4 : 0;
@@ -94,16 +95,6 @@ void prepare_row(RowKernels const& kernels, dartquant_quantized const& q, Packed
     sums[group] = kernels.sum(first, count);
     zero_points[group] = left;
   }
-}
-
-bool zero_points_in_range(dartquant_quantized const& q) {
-  std::int32_t const highest = q.bits == 4 ? 15 : 255;
-  for (std::int64_t i = 0; i < q.rows; ++i)
-    for (std::int64_t g = 0; g < groups_of(q); ++g) {
-      std::int32_t const zero = q.zero_points[i * q.zero_point_stride + g];
-      if (zero < 0 || zero > highest) return false;
-    }
-  return true;
 }
 
 void check_activations(Checks& checks, dartquant_weights const& weights, dartquant_quantized const& x) {

@@ -113,16 +113,6 @@ void check_same(Checks& checks, dartquant_weights const& w, dartquant_quantized 
   checks.require(group_width(q) == width, dartquant_arg_group, dartquant_bad_size);
 }
 
-bool zero_points_in_range(dartquant_quantized const& q) {
-  if (q.symmetry == dartquant_symmetric) return true;
-  for (std::int64_t i = 0; i < q.rows; ++i)
-    for (std::int64_t g = 0; g < groups_of(q); ++g) {
-      std::int32_t const zero = q.zero_points[i * q.zero_point_stride + g];
-      if (zero < 0 || zero > 15) return false;
-    }
-  return true;
-}
-
 }  // namespace
 
 bool header_matches(dartquant_weights const& weights, PackedShape const& shape, void const* packed) {

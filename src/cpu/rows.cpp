@@ -1,1 +1,356 @@
 // SPDX-License-Identifier: Apache-2.0
+// The calls on rows: checks, shares of the rows, and the order of the kernels. A few rows at a time go
+// through the workspace, so that every value is read from memory once and written once.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include <dartquant/kernels.h>
+#include <dartquant/quant/scale.hpp>
+
+#include "cpu/detect.hpp"
+#include "cpu/kernel_table.hpp"
+#include "cpu/status.hpp"
+
+namespace dartquant::cpu {
+namespace {
+
+/// Values that are worked on at a time: short rows share the costs of a call, and everything stays in L1.
+constexpr std::int64_t batch_values = 4096;
+constexpr std::int64_t largest_length = 1 << 15, largest_order = 1024;
+
+/// The workspace: values [rows, cols] | the base's buffer [cols] | levels [rows, cols].
+struct Layout {
+  std::int64_t rows;  ///< of a batch
+  std::int64_t buffer, levels, bytes;
+  bool fits;
+};
+
+Layout layout_of(std::int64_t cols) {
+  std::int64_t const rows = std::max<std::int64_t>(1, batch_values / cols);
+  Size const buffer = (Size(rows) * cols * 4).round_up(dartquant_alignment);
+  Size const levels = buffer + (Size(cols) * 4).round_up(dartquant_alignment);
+  Size const bytes = levels + (Size(rows) * cols).round_up(dartquant_alignment);
+  return {rows, buffer.value(), levels.value(), bytes.value(), bytes.ok()};
+}
+
+struct Workspace {
+  std::int64_t rows;
+  float *values, *buffer;
+  std::int8_t* levels;
+};
+
+Workspace workspace_at(void* workspace, std::int64_t cols) {
+  Layout const layout = layout_of(cols);
+  auto* const bytes = static_cast<std::uint8_t*>(workspace);
+  return {layout.rows, reinterpret_cast<float*>(bytes), reinterpret_cast<float*>(bytes + layout.buffer),
+          reinterpret_cast<std::int8_t*>(bytes + layout.levels)};
+}
+
+/// A transform that was checked: blocks of order * length channels, then one factor for every value.
+struct Plan {
+  std::int32_t const* permutation = nullptr;
+  std::int8_t const* base = nullptr;
+  std::int64_t order = 1, length = 1;
+  float factor = 1;
+};
+
+Plan plan_of(dartquant_transform const* transform) {
+  Plan plan;
+  if (transform == nullptr) return plan;
+  plan.permutation = transform->permutation;
+  if (transform->block == 0) return plan;
+  plan.base = transform->base;
+  if (plan.base != nullptr) plan.order = transform->base_order;
+  plan.length = transform->block / plan.order;
+  plan.factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(transform->block)));
+  return plan;
+}
+
+void check_base(Checks& checks, dartquant_transform const& transform) {
+  bool const has_base = transform.base != nullptr;
+  std::int64_t const order = transform.base_order;
+  checks.require(has_base || order <= 1, dartquant_arg_base, dartquant_null);
+  checks.require(order >= (has_base ? 1 : 0), dartquant_arg_base, dartquant_bad_size);
+  checks.require(order <= largest_order, dartquant_arg_base, dartquant_unsupported);
+  if (!checks.ok() || !has_base) return;
+  bool signs = true;
+  for (std::int64_t i = 0; i < order * order; ++i)
+    signs = signs && (transform.base[i] == 1 || transform.base[i] == -1);
+  checks.require(signs, dartquant_arg_base, dartquant_bad_value);
+}
+
+void check_permutation(Checks& checks, std::int32_t const* permutation, std::int64_t cols) {
+  if (permutation == nullptr) return;
+  checks.require(aligned(permutation, alignof(std::int32_t)), dartquant_arg_permutation,
+                 dartquant_misaligned);
+  checks.require(cols <= std::numeric_limits<std::int32_t>::max(), dartquant_arg_permutation,
+                 dartquant_overflow);
+  if (!checks.ok()) return;
+  bool inside = true;
+  for (std::int64_t j = 0; j < cols; ++j) inside &= permutation[j] >= 0 && permutation[j] < cols;
+  checks.require(inside, dartquant_arg_permutation, dartquant_bad_value);
+}
+
+void check(Checks& checks, dartquant_transform const* transform, std::int64_t cols) {
+  if (transform == nullptr) return;
+  check_permutation(checks, transform->permutation, cols);
+  checks.require(transform->block >= 0, dartquant_arg_block, dartquant_bad_size);
+  if (!checks.ok() || transform->block == 0) return;
+  check_base(checks, *transform);
+  if (!checks.ok()) return;
+  std::int64_t const order = transform->base != nullptr ? transform->base_order : 1;
+  std::int64_t const length = transform->block / order;
+  checks.require(transform->block % order == 0 && (length & (length - 1)) == 0 && length <= largest_length,
+                 dartquant_arg_block, dartquant_unsupported);
+  checks.require(cols % transform->block == 0, dartquant_arg_block, dartquant_bad_size);
+}
+
+RowKernels const* checked_kernels(Checks& checks, dartquant_cpu const* cpu) {
+  checks.pointer(cpu, alignof(dartquant_cpu), dartquant_arg_cpu);
+  RowKernels const* const kernels = checks.ok() ? kernels_of(cpu).rows : nullptr;
+  checks.require(kernels != nullptr, dartquant_arg_cpu, dartquant_unsupported);
+  return kernels;
+}
+
+void check_workspace(Checks& checks, std::int64_t cols, void const* workspace, std::size_t bytes) {
+  Layout const layout = layout_of(cols);
+  checks.require(layout.fits, dartquant_arg_cols, dartquant_overflow);
+  checks.buffer(workspace, bytes, static_cast<std::size_t>(layout.bytes), dartquant_arg_workspace);
+}
+
+std::uint8_t* row_of(dartquant_matrix const& matrix, std::int64_t row) {
+  return static_cast<std::uint8_t*>(matrix.data) + row * matrix.stride * element_bytes(matrix.type);
+}
+
+/// Whether two matrices of equal shape are the same or have no byte in common. Rows may lie between the rows
+/// of the other where both strides are the same number of bytes.
+bool same_or_disjoint(dartquant_matrix const& x, dartquant_matrix const& y) {
+  if (x.data == y.data && x.type == y.type && (x.stride == y.stride || x.rows == 1)) return true;
+  std::int64_t const x_row = x.cols * element_bytes(x.type), y_row = y.cols * element_bytes(y.type);
+  std::int64_t const x_stride = x.stride * element_bytes(x.type), y_stride = y.stride * element_bytes(y.type);
+  auto const x_first = reinterpret_cast<std::uintptr_t>(x.data);
+  auto const y_first = reinterpret_cast<std::uintptr_t>(y.data);
+  auto const x_bytes = static_cast<std::uintptr_t>((x.rows - 1) * x_stride + x_row);
+  auto const y_bytes = static_cast<std::uintptr_t>((y.rows - 1) * y_stride + y_row);
+  if (x_first + x_bytes <= y_first || y_first + y_bytes <= x_first) return true;
+  if (x_stride != y_stride) return false;
+  auto const stride = static_cast<std::uintptr_t>(x_stride);
+  std::uintptr_t const behind = y_first >= x_first ? (y_first - x_first) % stride  // of y's rows behind x's
+                                                   : (stride - (x_first - y_first) % stride) % stride;
+  return behind >= static_cast<std::uintptr_t>(x_row) &&
+         behind + static_cast<std::uintptr_t>(y_row) <= stride;
+}
+
+/// Rows [first, first + rows) of X, permuted and transformed but for the factor, into the workspace.
+void transform_rows(RowKernels const& kernels, Plan const& plan, dartquant_matrix const& x,
+                    std::int64_t first, std::int64_t rows, Workspace const& w) {
+  auto const type = static_cast<Type>(x.type);
+  if (plan.permutation == nullptr && x.stride == x.cols)
+    kernels.load(type, row_of(x, first), nullptr, w.values, rows * x.cols);
+  else
+    for (std::int64_t i = 0; i < rows; ++i)
+      kernels.load(type, row_of(x, first + i), plan.permutation, w.values + i * x.cols, x.cols);
+  if (plan.length > 1) {
+    std::int64_t const blocks = rows * x.cols / plan.length;
+    if (kernels.walsh_and_prefetch == nullptr) kernels.walsh(w.values, blocks, plan.length);
+    else
+      kernels.walsh_and_prefetch(w.values, blocks, plan.length, row_of(x, first + rows),
+                                 first + rows < x.rows ? rows * x.cols * element_bytes(x.type) : 0);
+  }
+  if (plan.base == nullptr) return;
+  std::int64_t const block = plan.order * plan.length;
+  for (std::int64_t at = 0; at < rows * x.cols; at += block)
+    kernels.multiply_base(plan.base, plan.order, plan.length, w.values + at, w.buffer);
+}
+
+void store_rows(RowKernels const& kernels, float factor, Workspace const& w, dartquant_matrix const& y,
+                std::int64_t first, std::int64_t rows) {
+  auto const type = static_cast<Type>(y.type);
+  if (y.stride == y.cols) return kernels.store(type, w.values, factor, row_of(y, first), rows * y.cols);
+  for (std::int64_t i = 0; i < rows; ++i)
+    kernels.store(type, w.values + i * y.cols, factor, row_of(y, first + i), y.cols);
+}
+
+/// The groups of a batch of rows, one after the other.
+struct Groups {
+  dartquant_quantized q;
+  Workspace w;
+  std::int64_t first;  ///< row of q that is row 0 of the workspace
+  std::int64_t width = group_width(q), row = 0, channel = 0, index = 0;
+
+  [[nodiscard]] std::int64_t count() const { return std::min(width, q.cols - channel); }
+  [[nodiscard]] float const* values() const { return w.values + row * q.cols + channel; }
+  /// Bytes go straight to their place, nibbles are packed later.
+  [[nodiscard]] std::int8_t* levels() const {
+    if (q.bits == 4) return w.levels + row * q.cols + channel;
+    return static_cast<std::int8_t*>(q.levels) + (first + row) * q.level_stride + channel;
+  }
+  void keep(float scale, std::int32_t zero_point) const {
+    q.scales[(first + row) * q.scale_stride + index] = scale;
+    if (q.symmetry == dartquant_asymmetric)
+      q.zero_points[(first + row) * q.zero_point_stride + index] = zero_point;
+  }
+  void next() {
+    channel += width;
+    ++index;
+    if (channel < q.cols) return;
+    channel = index = 0;
+    ++row;
+  }
+};
+
+/// Levels, scales and zero points of a batch of rows. Ranges, divisions and levels of many groups at a time
+/// run one kind after the other: each kind's latencies overlap with those of its neighbours. Returns whether
+/// everything was finite.
+bool quantize_groups(RowKernels const& kernels, Groups groups, std::int64_t rows, float factor, float clip) {
+  constexpr std::int64_t most = 64;
+  Range ranges[most];
+  LevelMap maps[most];
+  auto const symmetry = static_cast<Symmetry>(groups.q.symmetry);
+  bool finite = true;
+  std::int64_t left = rows * groups_of(groups.q);
+  for (; left > 0; left -= most) {
+    std::int64_t const count = std::min(most, left);
+    Groups at = groups;
+    for (std::int64_t g = 0; g < count; ++g, at.next()) ranges[g] = kernels.range(at.values(), at.count());
+    at = groups;
+    for (std::int64_t g = 0; g < count; ++g, at.next()) {
+      // Rounding is monotone, so the factor of the range is the range of the products.
+      Quantizer<float> const fit = range_quantizer(clip * (ranges[g].min * factor),
+                                                   clip * (ranges[g].max * factor), groups.q.bits, symmetry);
+      maps[g] = {factor, fit.inverse, fit.lowest, fit.highest, fit.zero_point};
+      if (ranges[g].finite) at.keep(fit.scale, fit.zero_point);
+      else at.keep(std::numeric_limits<float>::quiet_NaN(), 0);
+    }
+    for (std::int64_t g = 0; g < count; ++g, groups.next()) {
+      if (ranges[g].finite) kernels.quantize(groups.values(), groups.count(), &maps[g], groups.levels());
+      else std::memset(groups.levels(), 0, static_cast<std::size_t>(groups.count()));
+      finite = finite && ranges[g].finite;
+    }
+  }
+  return finite;
+}
+
+void pack_rows(RowKernels const& kernels, Workspace const& w, dartquant_quantized const& q,
+               std::int64_t first, std::int64_t rows) {
+  auto* const bytes = static_cast<std::uint8_t*>(q.levels) + first * q.level_stride;
+  if (q.cols % 2 == 0 && q.level_stride == q.cols / 2)
+    return kernels.pack_nibbles(w.levels, rows * q.cols, bytes);
+  for (std::int64_t i = 0; i < rows; ++i)
+    kernels.pack_nibbles(w.levels + i * q.cols, q.cols, bytes + i * q.level_stride);
+}
+
+/// One row into the workspace's values, or straight to `y` where that is float.
+void dequantize_row(RowKernels const& kernels, dartquant_quantized const& q, std::int64_t row,
+                    Workspace const& w, float* y) {
+  auto const* const bytes = static_cast<std::uint8_t const*>(q.levels) + row * q.level_stride;
+  bool const is_signed = q.symmetry == dartquant_symmetric;
+  if (q.bits == 4) kernels.unpack_nibbles(bytes, q.cols, is_signed, w.levels);
+  auto const* const levels = q.bits == 4 ? w.levels : reinterpret_cast<std::int8_t const*>(bytes);
+  std::int64_t const width = group_width(q);
+  for (std::int64_t first = 0, g = 0; first < q.cols; first += width, ++g)
+    kernels.dequantize(levels + first, std::min(width, q.cols - first), is_signed,
+                       q.scales[row * q.scale_stride + g],
+                       is_signed ? 0 : q.zero_points[row * q.zero_point_stride + g], y + first);
+}
+
+}  // namespace
+}  // namespace dartquant::cpu
+
+using namespace dartquant::cpu;
+
+dartquant_status dartquant_rows_workspace_size(std::int64_t cols, std::size_t* bytes) {
+  Checks checks;
+  checks.require(cols >= 1, dartquant_arg_cols, dartquant_bad_size);
+  checks.pointer(bytes, alignof(std::size_t), dartquant_arg_bytes);
+  if (!checks.ok()) return checks.result();
+  Layout const layout = layout_of(cols);
+  if (!checks.require(layout.fits, dartquant_arg_cols, dartquant_overflow).ok()) return checks.result();
+  *bytes = static_cast<std::size_t>(layout.bytes);
+  return 0;
+}
+
+dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transform const* transform,
+                                    dartquant_matrix const* x, dartquant_matrix const* y, void* workspace,
+                                    std::size_t workspace_bytes, std::int64_t part, std::int64_t parts) {
+  Checks checks;
+  RowKernels const* const kernels = checked_kernels(checks, cpu);
+  checks.require(transform != nullptr, dartquant_arg_transform, dartquant_null);
+  check(checks, x, dartquant_arg_x);
+  check(checks, y, dartquant_arg_y);
+  if (!checks.ok()) return checks.result();
+  checks.require(x->rows == y->rows, dartquant_arg_rows, dartquant_bad_size);
+  checks.require(x->cols == y->cols, dartquant_arg_cols, dartquant_bad_size);
+  if (checks.ok()) checks.require(same_or_disjoint(*x, *y), dartquant_arg_y, dartquant_bad_value);
+  check(checks, transform, x->cols);
+  check_workspace(checks, x->cols, workspace, workspace_bytes);
+  if (!checks.part(part, parts).ok()) return checks.result();
+
+  Plan const plan = plan_of(transform);
+  Workspace const w = workspace_at(workspace, x->cols);
+  Share const mine = share(x->rows, part, parts);
+  for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
+    std::int64_t const rows = std::min(w.rows, mine.last - row);
+    transform_rows(*kernels, plan, *x, row, rows, w);
+    store_rows(*kernels, plan.factor, w, *y, row, rows);
+  }
+  return 0;
+}
+
+dartquant_status dartquant_quantize(dartquant_cpu const* cpu, dartquant_transform const* transform,
+                                    dartquant_matrix const* x, float clip_ratio, dartquant_quantized const* q,
+                                    void* workspace, std::size_t workspace_bytes, std::int64_t part,
+                                    std::int64_t parts) {
+  Checks checks;
+  RowKernels const* const kernels = checked_kernels(checks, cpu);
+  check(checks, x, dartquant_arg_x);
+  checks.require(clip_ratio > 0 && clip_ratio <= 1, dartquant_arg_clip_ratio, dartquant_bad_value);
+  check(checks, q);
+  if (!checks.ok()) return checks.result();
+  checks.require(x->rows == q->rows, dartquant_arg_rows, dartquant_bad_size);
+  checks.require(x->cols == q->cols, dartquant_arg_cols, dartquant_bad_size);
+  check(checks, transform, x->cols);
+  check_workspace(checks, x->cols, workspace, workspace_bytes);
+  if (!checks.part(part, parts).ok()) return checks.result();
+
+  Plan const plan = plan_of(transform);
+  Workspace const w = workspace_at(workspace, x->cols);
+  Share const mine = share(x->rows, part, parts);
+  bool finite = true;
+  for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
+    std::int64_t const rows = std::min(w.rows, mine.last - row);
+    transform_rows(*kernels, plan, *x, row, rows, w);
+    finite &= quantize_groups(*kernels, Groups{*q, w, row}, rows, plan.factor, clip_ratio);
+    if (q->bits == 4) pack_rows(*kernels, w, *q, row, rows);
+  }
+  return finite ? 0 : status(dartquant_arg_x, dartquant_not_finite);
+}
+
+dartquant_status dartquant_dequantize(dartquant_cpu const* cpu, dartquant_quantized const* q,
+                                      dartquant_matrix const* y, void* workspace, std::size_t workspace_bytes,
+                                      std::int64_t part, std::int64_t parts) {
+  Checks checks;
+  RowKernels const* const kernels = checked_kernels(checks, cpu);
+  check(checks, q);
+  check(checks, y, dartquant_arg_y);
+  if (!checks.ok()) return checks.result();
+  checks.require(q->rows == y->rows, dartquant_arg_rows, dartquant_bad_size);
+  checks.require(q->cols == y->cols, dartquant_arg_cols, dartquant_bad_size);
+  check_workspace(checks, q->cols, workspace, workspace_bytes);
+  checks.part(part, parts);
+  if (checks.ok()) checks.require(zero_points_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value);
+  if (!checks.ok()) return checks.result();
+
+  Workspace const w = workspace_at(workspace, q->cols);
+  Share const mine = share(q->rows, part, parts);
+  bool const direct = y->type == dartquant_float32;
+  for (std::int64_t row = mine.first; row < mine.last; ++row) {
+    dequantize_row(*kernels, *q, row, w, direct ? reinterpret_cast<float*>(row_of(*y, row)) : w.values);
+    if (!direct) kernels->store(static_cast<Type>(y->type), w.values, 1.0f, row_of(*y, row), q->cols);
+  }
+  return 0;
+}

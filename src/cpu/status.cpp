@@ -64,6 +64,18 @@ void check(Checks& checks, dartquant_weights const* weights) {
                  dartquant_bad_value);
 }
 
+bool zero_points_in_range(dartquant_quantized const& q) {
+  if (q.symmetry == dartquant_symmetric) return true;
+  std::int32_t const highest = q.bits == 4 ? 15 : 255;
+  std::int64_t const groups = groups_of(q);
+  for (std::int64_t i = 0; i < q.rows; ++i)
+    for (std::int64_t g = 0; g < groups; ++g) {
+      std::int32_t const zero = q.zero_points[i * q.zero_point_stride + g];
+      if (zero < 0 || zero > highest) return false;
+    }
+  return true;
+}
+
 }  // namespace dartquant::cpu
 
 dartquant_reason dartquant_status_reason(dartquant_status status) {

@@ -100,4 +100,7 @@ void check(Checks& checks, dartquant_weights const* weights);
   return q.bits == 4 ? q.cols / 2 + q.cols % 2 : q.cols;
 }
 
+/// Whether every zero point of a checked `q` is one of its levels.
+[[nodiscard]] bool zero_points_in_range(dartquant_quantized const& q);
+
 }  // namespace dartquant::cpu
