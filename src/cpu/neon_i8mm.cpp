@@ -34,7 +34,7 @@ struct UnpackedPairs {
 struct NeonI8mm : NeonBase {
   using Packed = PackedPairs;
   using Unpacked = UnpackedPairs;
-  static constexpr int tile_rows = 6, stream_rows = 4;  // 24 sums, 3 pairs of rows and the weights: 28 of 32
+  static constexpr int tile_rows = 4, stream_rows = 4;  // 16 sums, 8 weights and 2 pairs of rows of 32
 
   static void unpack(std::uint8_t const* lines, std::int64_t count, std::uint8_t* to) {
     for (std::int64_t line = 0; line < count; ++line, lines += 64, to += 128)
