@@ -1,8 +1,292 @@
 // SPDX-License-Identifier: Apache-2.0
+// Row kernels for AVX2, FMA and F16C. Float operations are those of the portable kernels in the same order.
+// What is left at the end of a row goes through small arrays, so that nothing outside it is touched.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/avx2_hadamard.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
+namespace {
 
-RowKernels const avx2_rows = portable_rows;
+constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+DARTQUANT_INLINE std::size_t bytes_of(std::int64_t count, std::size_t size) {
+  return static_cast<std::size_t>(count) * size;
+}
+DARTQUANT_INLINE __m128i load128(void const* x) { return _mm_loadu_si128(static_cast<__m128i const*>(x)); }
+DARTQUANT_INLINE __m256i load256(void const* x) { return _mm256_loadu_si256(static_cast<__m256i const*>(x)); }
+DARTQUANT_INLINE void store128(void* x, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(x), v); }
+DARTQUANT_INLINE void store256(void* x, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(x), v); }
+
+// ---- loads and stores ---------------------------------------------------------------------------------
+
+DARTQUANT_INLINE __m256 float_of_16(Type type, __m128i bits) {
+  return type == Type::float16 ? _mm256_cvtph_ps(bits)
+                               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+/// bfloat16 to nearest even; NaN stays NaN, its upper payload kept.
+DARTQUANT_INLINE __m128i bfloat16_of_float(__m256 x) {
+  __m256i const bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+  __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  __m256i const rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd), 16);
+  __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  __m256i const chosen = _mm256_blendv_epi8(rounded, quiet, nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));
+}
+
+template <Type type>
+void load_16bit(std::uint16_t const* x, float* y, std::int64_t count) {
+  std::int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) _mm256_storeu_ps(y + j, float_of_16(type, load128(x + j)));
+  if (j == count) return;
+  std::uint16_t rest[lanes] = {};
+  std::memcpy(rest, x + j, bytes_of(count - j, 2));
+  _mm256_maskstore_ps(y + j, mask8(count - j), float_of_16(type, load128(rest)));
+}
+
+/// Sixteen-bit values are collected one by one: the gather instruction reads four bytes.
+template <Type type>
+void load_16bit(std::uint16_t const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    std::int64_t const here = smaller(lanes, count - j);
+    std::uint16_t some[lanes] = {};
+    for (std::int64_t i = 0; i < here; ++i) some[i] = x[permutation[j + i]];
+    _mm256_maskstore_ps(y + j, mask8(here), float_of_16(type, load128(some)));
+  }
+}
+
+void load_float(float const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  if (permutation == nullptr) {
+    std::memcpy(y, x, bytes_of(count, sizeof(float)));
+    return;
+  }
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    __m256i const mask = mask8(count - j), index = _mm256_maskload_epi32(permutation + j, mask);
+    __m256 const values =
+        _mm256_mask_i32gather_ps(_mm256_setzero_ps(), x, index, _mm256_castsi256_ps(mask), 4);
+    _mm256_maskstore_ps(y + j, mask, values);
+  }
+}
+
+void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  if (type == Type::float32) return load_float(static_cast<float const*>(x), permutation, y, count);
+  auto const* const from = static_cast<std::uint16_t const*>(x);
+  if (type == Type::float16) {
+    if (permutation == nullptr) load_16bit<Type::float16>(from, y, count);
+    else load_16bit<Type::float16>(from, permutation, y, count);
+  } else {
+    if (permutation == nullptr) load_16bit<Type::bfloat16>(from, y, count);
+    else load_16bit<Type::bfloat16>(from, permutation, y, count);
+  }
+}
+
+template <Type type>
+void store_16bit(float const* x, float factor, std::uint16_t* y, std::int64_t count) {
+  __m256 const f = _mm256_set1_ps(factor);
+  auto const narrow = [](__m256 v) {
+    return type == Type::float16 ? _mm256_cvtps_ph(v, nearest) : bfloat16_of_float(v);
+  };
+  std::int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) store128(y + j, narrow(_mm256_mul_ps(_mm256_loadu_ps(x + j), f)));
+  if (j == count) return;
+  std::uint16_t rest[lanes];
+  store128(rest, narrow(_mm256_mul_ps(_mm256_maskload_ps(x + j, mask8(count - j)), f)));
+  std::memcpy(y + j, rest, bytes_of(count - j, 2));
+}
+
+void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+  if (type == Type::float16)
+    return store_16bit<Type::float16>(x, factor, static_cast<std::uint16_t*>(y), count);
+  if (type == Type::bfloat16)
+    return store_16bit<Type::bfloat16>(x, factor, static_cast<std::uint16_t*>(y), count);
+  __m256 const f = _mm256_set1_ps(factor);
+  auto* const to = static_cast<float*>(y);
+  std::int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) _mm256_storeu_ps(to + j, _mm256_mul_ps(_mm256_loadu_ps(x + j), f));
+  if (j == count) return;
+  __m256i const mask = mask8(count - j);
+  _mm256_maskstore_ps(to + j, mask, _mm256_mul_ps(_mm256_maskload_ps(x + j, mask), f));
+}
+
+// ---- quantization -------------------------------------------------------------------------------------
+
+/// A running range. 0 x is 0, or NaN where x is not finite.
+struct Extremes {
+  __m256 min = _mm256_setzero_ps(), max = _mm256_setzero_ps(), rest = _mm256_setzero_ps();
+
+  DARTQUANT_INLINE void add(__m256 x) {
+    min = _mm256_min_ps(x, min);  // of a NaN and a number the second: the number
+    max = _mm256_max_ps(x, max);
+    rest = _mm256_fmadd_ps(x, _mm256_setzero_ps(), rest);
+  }
+};
+
+Range range(float const* x, std::int64_t count) {
+  Extremes all[4];
+  std::int64_t j = 0;
+  for (; j + 4 * lanes <= count; j += 4 * lanes)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) all[i].add(_mm256_loadu_ps(x + j + i * lanes));
+  for (; j < count; j += lanes) all[0].add(_mm256_maskload_ps(x + j, mask8(count - j)));
+  for (int i = 1; i < 4; ++i) {
+    all[0].min = _mm256_min_ps(all[i].min, all[0].min);
+    all[0].max = _mm256_max_ps(all[i].max, all[0].max);
+    all[0].rest = _mm256_add_ps(all[i].rest, all[0].rest);
+  }
+  float lows[lanes], highs[lanes];
+  _mm256_storeu_ps(lows, all[0].min);
+  _mm256_storeu_ps(highs, all[0].max);
+  Range found{0, 0, _mm256_movemask_ps(_mm256_cmp_ps(all[0].rest, all[0].rest, _CMP_UNORD_Q)) == 0};
+  for (int i = 0; i < lanes; ++i) {
+    found.min = lows[i] < found.min ? lows[i] : found.min;
+    found.max = highs[i] > found.max ? highs[i] : found.max;
+  }
+  return found;
+}
+
+/// round(min(x factor inverse, highest)): what is below every level, and NaN, becomes a large negative
+/// number.
+DARTQUANT_INLINE __m256i rounded(__m256 x, LevelMap const& map) {
+  __m256 const quotient =
+      _mm256_mul_ps(_mm256_mul_ps(x, _mm256_set1_ps(map.factor)), _mm256_set1_ps(map.inverse));
+  __m256 const limited = _mm256_min_ps(_mm256_set1_ps(map.highest), quotient);
+  return _mm256_cvttps_epi32(_mm256_round_ps(limited, nearest));
+}
+
+/// 32 levels: four registers of int32 narrow to one of bytes. The lower limit and the zero point act on
+/// 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
+template <bool above_127>
+DARTQUANT_INLINE __m256i levels_of_32(float const* x, LevelMap const& map) {
+  __m256i const lowest = _mm256_set1_epi16(static_cast<std::int16_t>(map.lowest));
+  __m256i const zero_point = _mm256_set1_epi16(static_cast<std::int16_t>(map.zero_point));
+  __m256i v[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) v[i] = rounded(_mm256_loadu_ps(x + i * lanes), map);
+  __m256i a = _mm256_packs_epi32(v[0], v[1]), b = _mm256_packs_epi32(v[2], v[3]);
+  a = _mm256_add_epi16(_mm256_max_epi16(a, lowest), zero_point);
+  b = _mm256_add_epi16(_mm256_max_epi16(b, lowest), zero_point);
+  __m256i const bytes = above_127 ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b);
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+template <bool above_127>
+void quantize_as(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels) {
+  std::int64_t j = 0;
+  for (; j + 32 <= count; j += 32) store256(levels + j, levels_of_32<above_127>(x + j, map));
+  if (j == count) return;
+  float rest[32] = {};
+  std::int8_t rest_levels[32];
+  std::memcpy(rest, x + j, bytes_of(count - j, sizeof(float)));
+  store256(rest_levels, levels_of_32<above_127>(rest, map));
+  std::memcpy(levels + j, rest_levels, bytes_of(count - j, 1));
+}
+
+void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
+  if (map->highest + static_cast<float>(map->zero_point) > 127.0f) quantize_as<true>(x, count, *map, levels);
+  else quantize_as<false>(x, count, *map, levels);
+}
+
+template <bool is_signed>
+void dequantize_as(std::int8_t const* levels, std::int64_t count, float scale, std::int32_t zero_point,
+                   float* y) {
+  __m256 const s = _mm256_set1_ps(scale);
+  __m256i const zero = _mm256_set1_epi32(zero_point);
+  auto const values = [&](std::int64_t eight) {
+    __m128i const bytes = _mm_cvtsi64_si128(eight);
+    __m256i const wide = is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
+    return _mm256_mul_ps(s, _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, zero)));
+  };
+  std::int64_t j = 0, eight = 0;
+  for (; j + lanes <= count; j += lanes) {
+    std::memcpy(&eight, levels + j, sizeof eight);
+    _mm256_storeu_ps(y + j, values(eight));
+  }
+  if (j == count) return;
+  eight = 0;
+  std::memcpy(&eight, levels + j, bytes_of(count - j, 1));
+  _mm256_maskstore_ps(y + j, mask8(count - j), values(eight));
+}
+
+void dequantize(std::int8_t const* levels, std::int64_t count, bool is_signed, float scale,
+                std::int32_t zero_point, float* y) {
+  if (is_signed) dequantize_as<true>(levels, count, scale, zero_point, y);
+  else dequantize_as<false>(levels, count, scale, zero_point, y);
+}
+
+// ---- nibbles and sums ---------------------------------------------------------------------------------
+
+/// 32 levels as 16 bytes.
+DARTQUANT_INLINE __m128i packed(__m256i levels) {
+  __m256i const nibbles = _mm256_and_si256(levels, _mm256_set1_epi8(0x0F));
+  __m256i const joined = _mm256_maddubs_epi16(nibbles, _mm256_set1_epi16(0x1001));  // even + 16 odd
+  return _mm_packus_epi16(_mm256_castsi256_si128(joined), _mm256_extracti128_si256(joined, 1));
+}
+
+void pack_nibbles(std::int8_t const* levels, std::int64_t count, std::uint8_t* bytes) {
+  std::int64_t j = 0;
+  for (; j + 32 <= count; j += 32) store128(bytes + j / 2, packed(load256(levels + j)));
+  if (j == count) return;
+  std::int8_t rest[32] = {};
+  std::uint8_t rest_bytes[16];
+  std::memcpy(rest, levels + j, bytes_of(count - j, 1));
+  store128(rest_bytes, packed(load256(rest)));
+  std::memcpy(bytes + j / 2, rest_bytes, bytes_of((count - j + 1) / 2, 1));
+}
+
+/// 16 bytes as 32 levels.
+DARTQUANT_INLINE __m256i unpacked(__m128i bytes, __m256i flip) {
+  __m256i const wide = _mm256_cvtepu8_epi16(bytes);
+  __m256i const both = _mm256_or_si256(wide, _mm256_slli_epi16(wide, 4));
+  __m256i const nibbles = _mm256_and_si256(both, _mm256_set1_epi8(0x0F));
+  return _mm256_sub_epi8(_mm256_xor_si256(nibbles, flip), flip);
+}
+
+void unpack_nibbles(std::uint8_t const* bytes, std::int64_t count, bool is_signed, std::int8_t* levels) {
+  __m256i const flip = _mm256_set1_epi8(is_signed ? 8 : 0);
+  std::int64_t j = 0;
+  for (; j + 32 <= count; j += 32) store256(levels + j, unpacked(load128(bytes + j / 2), flip));
+  if (j == count) return;
+  std::uint8_t rest[16] = {};
+  std::int8_t rest_levels[32];
+  std::memcpy(rest, bytes + j / 2, bytes_of((count - j + 1) / 2, 1));
+  store256(rest_levels, unpacked(load128(rest), flip));
+  std::memcpy(levels + j, rest_levels, bytes_of(count - j, 1));
+}
+
+/// Bytes are added as level + 128, without sign.
+std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
+  __m256i const flip = _mm256_set1_epi8(-128);
+  __m256i total = _mm256_setzero_si256();
+  auto const add = [&](__m256i x) {
+    __m256i const sums_of_8 = _mm256_sad_epu8(_mm256_xor_si256(x, flip), _mm256_setzero_si256());
+    total = _mm256_add_epi64(total, sums_of_8);
+  };
+  std::int64_t j = 0;
+  for (; j + 32 <= count; j += 32) add(load256(levels + j));
+  if (j < count) {
+    std::int8_t rest[32] = {};
+    std::memcpy(rest, levels + j, bytes_of(count - j, 1));
+    add(load256(rest));
+    j += 32;
+  }
+  std::int64_t parts[4];
+  store256(parts, total);
+  return static_cast<std::int32_t>(parts[0] + parts[1] + parts[2] + parts[3] - 128 * j);
+}
+
+}  // namespace
+
+RowKernels const avx2_rows{
+    load,           store,      walsh, multiply_base,     range, quantize, pack_nibbles,
+    unpack_nibbles, dequantize, sum,   walsh_and_prefetch};
 
 }  // namespace dartquant::cpu

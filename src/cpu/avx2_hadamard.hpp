@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The Hadamard transforms for AVX2. Included by files compiled for it and by nothing else; everything is in
+// an unnamed namespace. x + s y with s = +-1 through an FMA rounds as the sum or the difference does, and
+// spreads the butterflies over the ports of both.
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define DARTQUANT_INLINE inline __attribute__((always_inline))
+
+namespace dartquant::cpu {
+namespace {
+
+constexpr std::int64_t lanes = 8;
+
+DARTQUANT_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+/// The first min(count, 8) lanes.
+DARTQUANT_INLINE __m256i mask8(std::int64_t count) {
+  __m256i const lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(smaller(count, lanes))), lane);
+}
+
+// ---- Walsh-Hadamard -----------------------------------------------------------------------------------
+
+/// +1 where bit `h` of the lane's number is 0, else -1.
+template <int h>
+DARTQUANT_INLINE __m256 signs() {
+  constexpr float a = h == 1 ? -1.0f : 1.0f, b = h == 2 ? -1.0f : 1.0f, c = h == 4 ? -1.0f : 1.0f;
+  return _mm256_setr_ps(1, a, b, a * b, c, a * c, b * c, a * b * c);
+}
+
+/// Stage h of 8 values in a register: lane j becomes x_j + x_(j + h), or x_(j - h) - x_j.
+template <int h>
+DARTQUANT_INLINE __m256 stage(__m256 x) {
+  __m256 const other = h == 1   ? _mm256_permute_ps(x, 0xB1)
+                       : h == 2 ? _mm256_permute_ps(x, 0x4E)
+                                : _mm256_permute2f128_ps(x, x, 0x01);
+  return _mm256_fmadd_ps(x, signs<h>(), other);
+}
+
+/// Stage 1 of 8 values in memory: loads that duplicate lanes need no shuffle. Written out because a compiler
+/// would load once and shuffle twice.
+DARTQUANT_INLINE __m256 load_stage1(float const* x) {
+  struct __attribute__((packed, may_alias)) Line {
+    float values[8];
+  };
+  Line const& line = *reinterpret_cast<Line const*>(x);
+  __m256 even, odd;
+  __asm__("vmovsldup %1, %0" : "=x"(even) : "m"(line));
+  __asm__("vmovshdup %1, %0" : "=x"(odd) : "m"(line));
+  return _mm256_fmadd_ps(odd, signs<1>(), even);
+}
+
+/// All stages over `count` = 2^k registers.
+template <int count>
+DARTQUANT_INLINE void butterflies(__m256 (&v)[count]) {
+#pragma GCC unroll 3
+  for (int h = 1; h < count; h *= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i)
+      if ((i & h) == 0) {
+        __m256 const a = v[i], b = v[i + h];
+        v[i] = _mm256_add_ps(a, b);
+        v[i + h] = _mm256_sub_ps(a, b);
+      }
+}
+
+/// Memory that is asked for on the way, evenly: requests in a bunch would wait for each other and hold up the
+/// adders. A pitch below 64 bytes asks for a line again, which costs next to nothing.
+struct Ahead {
+  char const* at;
+  std::int64_t pitch;  ///< bytes from request to request
+
+  DARTQUANT_INLINE void request() {
+    _mm_prefetch(at, _MM_HINT_T0);
+    at += pitch;
+  }
+};
+struct NothingAhead {
+  DARTQUANT_INLINE void request() {}
+};
+
+/// Blocks of 8 count values, count <= 8. One request for every `each` registers.
+template <int count, int each, class Requests>
+void walsh_in_registers(float* x, std::int64_t blocks, Requests& requests) {
+  for (float* const end = x + blocks * count * lanes; x != end; x += count * lanes) {
+    __m256 v[count];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) {
+      if (i % each == 0) requests.request();
+      v[i] = stage<4>(stage<2>(load_stage1(x + i * lanes)));
+    }
+    butterflies(v);
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) _mm256_storeu_ps(x + i * lanes, v[i]);
+  }
+}
+
+/// Stages h, 2h, ... of `blocks` blocks of radix h values, h >= 8: a constant, so that every address is one
+/// register and an offset. One request for every four registers.
+template <int radix, int h, class Requests>
+void walsh_across(float* x, std::int64_t blocks, Requests& requests) {
+  for (; blocks > 0; --blocks, x += (radix - 1) * h)
+    for (float* const end = x + h; x != end; x += lanes) {
+      __m256 v[radix];
+#pragma GCC unroll 8
+      for (int i = 0; i < radix; ++i) {
+        if (i % 4 == 0) requests.request();
+        v[i] = _mm256_loadu_ps(x + i * h);
+      }
+      butterflies(v);
+#pragma GCC unroll 8
+      for (int i = 0; i < radix; ++i) _mm256_storeu_ps(x + i * h, v[i]);
+    }
+}
+
+template <int h, class Requests>
+void walsh_across_any(float* x, std::int64_t blocks, std::int64_t radix, Requests& requests) {
+  if (radix == 2) walsh_across<2, h>(x, blocks, requests);
+  else if (radix == 4) walsh_across<4, h>(x, blocks, requests);
+  else if (radix == 8) walsh_across<8, h>(x, blocks, requests);
+}
+
+/// length = 2 or 4: blocks lie side by side in a register.
+template <int length>
+void walsh_side_by_side(float* x, std::int64_t values) {
+  for (std::int64_t j = 0; j < values; j += lanes) {
+    __m256i const mask = mask8(values - j);
+    __m256 v = stage<1>(_mm256_maskload_ps(x + j, mask));
+    if constexpr (length >= 4) v = stage<2>(v);
+    _mm256_maskstore_ps(x + j, mask, v);
+  }
+}
+
+/// Blocks of 128 values and more: all stages over 4096 values while they are in L1, then the rest.
+template <class Requests>
+void walsh_in_passes(float* x, std::int64_t length, Requests& requests) {
+  std::int64_t const part = smaller(length, 4096), middle = smaller(length, 512);
+  NothingAhead nothing;
+  for (std::int64_t first = 0; first < length; first += part) {
+    walsh_in_registers<8, 4>(x + first, part / 64, requests);
+    walsh_across_any<64>(x + first, part / middle, middle / 64, requests);
+    walsh_across_any<512>(x + first, 1, part / middle, nothing);
+  }
+  walsh_across_any<4096>(x, 1, length / part, nothing);
+}
+
+/// One request for every 16 values, whatever the length (two passes make one each of two).
+template <class Requests>
+void walsh_with(float* x, std::int64_t count, std::int64_t length, Requests requests) {
+  switch (length) {
+    case 1:
+      return;
+    case 2:
+      return walsh_side_by_side<2>(x, count * 2);
+    case 4:
+      return walsh_side_by_side<4>(x, count * 4);
+    case 8:
+      return walsh_in_registers<1, 2>(x, count, requests);
+    case 16:
+      return walsh_in_registers<2, 2>(x, count, requests);
+    case 32:
+      return walsh_in_registers<4, 2>(x, count, requests);
+    case 64:
+      return walsh_in_registers<8, 2>(x, count, requests);
+    default:
+      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, requests);
+  }
+}
+
+void walsh(float* x, std::int64_t count, std::int64_t length) {
+  walsh_with(x, count, length, NothingAhead{});
+}
+
+void walsh_and_prefetch(float* x, std::int64_t count, std::int64_t length, void const* next,
+                        std::int64_t bytes) {
+  std::int64_t const requests = (count * length + 15) / 16;
+  walsh_with(x, count, length, Ahead{static_cast<char const*>(next), bytes / requests});
+}
+
+// ---- the base of other orders -------------------------------------------------------------------------
+
+/// Signs as floats, so that a sum or difference is one FMA with a broadcast.
+constexpr std::int64_t sums = 8, chunk = 128;  // outputs at a time; rows of X whose signs are kept
+
+/// Adds rows [from, from + chunk) of X [order, length] to outputs [first, first + 8).
+void add_rows(std::int8_t const* signs_of, std::int64_t order, std::int64_t length, float const* x, float* y,
+              std::int64_t first, std::int64_t from) {
+  std::int64_t const count = smaller(sums, order - first), to = smaller(order, from + chunk);
+  float sign[chunk][sums];
+  for (std::int64_t j = from; j < to; ++j)
+    for (std::int64_t i = 0; i < sums; ++i)
+      sign[j - from][i] = i < count ? static_cast<float>(signs_of[j * order + first + i]) : 0.0f;
+  for (std::int64_t k = 0; k < length; k += lanes) {
+    __m256 a[sums];
+    __m256 const x0 = _mm256_loadu_ps(x + k);
+#pragma GCC unroll 8
+    for (int i = 0; i < sums; ++i)
+      a[i] = from == 0 ? _mm256_mul_ps(x0, _mm256_set1_ps(sign[0][i]))
+                       : _mm256_loadu_ps(y + (first + (i < count ? i : 0)) * length + k);
+    for (std::int64_t j = from == 0 ? 1 : from; j < to; ++j) {
+      __m256 const row = _mm256_loadu_ps(x + j * length + k);
+#pragma GCC unroll 8
+      for (int i = 0; i < sums; ++i) a[i] = _mm256_fmadd_ps(row, _mm256_set1_ps(sign[j - from][i]), a[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < sums; ++i)
+      if (i < count) _mm256_storeu_ps(y + (first + i) * length + k, a[i]);
+  }
+}
+
+/// length < 8: lanes are outputs, every column a register; y is X transposed, [length, order].
+template <int length>
+void multiply_base_by_outputs(std::int8_t const* signs_of, std::int64_t order, float* x, float* y) {
+  for (std::int64_t first = 0; first < order; first += lanes) {
+    std::int64_t const count = smaller(lanes, order - first);
+    __m256 sum[length];
+    for (std::int64_t j = 0; j < order; ++j) {
+      std::int64_t bytes = 0;
+      std::memcpy(&bytes, signs_of + j * order + first, static_cast<std::size_t>(count));
+      __m256 const s = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
+#pragma GCC unroll 4
+      for (int k = 0; k < length; ++k) {
+        __m256 const value = _mm256_set1_ps(x[j * length + k]);
+        sum[k] = j == 0 ? _mm256_mul_ps(value, s) : _mm256_fmadd_ps(value, s, sum[k]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < length; ++k) _mm256_maskstore_ps(y + k * order + first, mask8(count), sum[k]);
+  }
+  for (std::int64_t i = 0; i < order; ++i)
+    for (int k = 0; k < length; ++k) x[i * length + k] = y[k * order + i];
+}
+
+void multiply_base(std::int8_t const* signs_of, std::int64_t order, std::int64_t length, float* x,
+                   float* buffer) {
+  switch (length) {
+    case 1:
+      return multiply_base_by_outputs<1>(signs_of, order, x, buffer);
+    case 2:
+      return multiply_base_by_outputs<2>(signs_of, order, x, buffer);
+    case 4:
+      return multiply_base_by_outputs<4>(signs_of, order, x, buffer);
+    default:
+      for (std::int64_t first = 0; first < order; first += sums)
+        for (std::int64_t from = 0; from < order; from += chunk)
+          add_rows(signs_of, order, length, x, buffer, first, from);
+      for (std::int64_t j = 0; j < order * length; j += lanes)  // length is a multiple of 8
+        _mm256_storeu_ps(x + j, _mm256_loadu_ps(buffer + j));
+  }
+}
+
+}  // namespace
+}  // namespace dartquant::cpu
