@@ -263,7 +263,8 @@ void unpack_sixteen(std::uint8_t const* bytes, uint8x16_t flip, std::int8_t* lev
   auto const level = [flip](uint8x16_t nibble) {
     return vreinterpretq_s8_u8(vsubq_u8(veorq_u8(nibble, flip), flip));
   };
-  vst2q_s8(levels, {{level(vandq_u8(packed, vdupq_n_u8(15))), level(vshrq_n_u8(packed, 4))}});
+  int8x16x2_t const pairs{{level(vandq_u8(packed, vdupq_n_u8(15))), level(vshrq_n_u8(packed, 4))}};
+  vst2q_s8(levels, pairs);
 }
 
 void unpack_nibbles(std::uint8_t const* bytes, std::int64_t count, bool is_signed, std::int8_t* levels) {
