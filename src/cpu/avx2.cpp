@@ -21,7 +21,8 @@ struct Avx2 : Avx2Base {
 
   /// pairs += X [R, 8] times a line, two products in 16 bits, at most 2 * 15 * 128 in magnitude.
   template <class Lines, int R>
-  static void add_line(std::uint8_t const* line, std::int8_t const* x, std::int64_t stride, Dots<R>& pairs) {
+  [[gnu::always_inline]] static void add_line(std::uint8_t const* line, std::int8_t const* x,
+                                              std::int64_t stride, Dots<R>& pairs) {
     Lines::fetch(line);
     for (int half = 0; half < 2; ++half) {
       __m256i const left = Lines::nibbles(line, half, 0), right = Lines::nibbles(line, half, 1);
@@ -43,7 +44,8 @@ struct Avx2 : Avx2Base {
 
   /// The 16-bit pairs of four lines add up to at most 8 * 2 * 15 * 128 < 2^15: one vpmaddwd widens them all.
   template <class Lines, int R>
-  static void dot_four(std::uint8_t const* lines, std::int8_t const* x, std::int64_t stride, Dots<R>& dots) {
+  [[gnu::always_inline]] static void dot_four(std::uint8_t const* lines, std::int8_t const* x,
+                                              std::int64_t stride, Dots<R>& dots) {
     clear<R>(dots);
 #pragma GCC unroll 4
     for (int line = 0; line < 4; ++line)
@@ -59,8 +61,8 @@ struct Avx2 : Avx2Base {
   }
 
   template <class Lines, int R>
-  static void dot(std::uint8_t const* lines, std::int64_t count, std::int8_t const* x, std::int64_t stride,
-                  Dots<R>& dots) {
+  [[gnu::always_inline]] static void dot(std::uint8_t const* lines, std::int64_t count, std::int8_t const* x,
+                                         std::int64_t stride, Dots<R>& dots) {
     if (count >= 4) dot_four<Lines, R>(lines, x, stride, dots);
     else clear<R>(dots);
     std::int64_t line = count >= 4 ? 4 : 0;

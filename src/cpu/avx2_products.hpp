@@ -82,7 +82,8 @@ struct Avx2Base {
 
   /// dots -= zero point of the weights * sum of x, and zero point of x * sum of the weights.
   template <int R>
-  static void correct(Product const& p, GroupCell const& cell, std::int64_t first, Dots<R>& dots) {
+  [[gnu::always_inline]] static void correct(Product const& p, GroupCell const& cell, std::int64_t first,
+                                             Dots<R>& dots) {
     if (p.w.zero_points == nullptr) {
       for (int r = 0; r < R; ++r) {
         __m256i const eight = _mm256_slli_epi32(_mm256_set1_epi32(p.x_sums[first + r * p.w.groups]), 3);
@@ -109,8 +110,8 @@ struct Avx2Base {
   }
 
   template <int R>
-  static void scale(Product const& p, GroupCell const& cell, std::int64_t row, std::int64_t group,
-                    Dots<R>& dots, float* sums) {
+  [[gnu::always_inline]] static void scale(Product const& p, GroupCell const& cell, std::int64_t row,
+                                           std::int64_t group, Dots<R>& dots, float* sums) {
     correct<R>(p, cell, row * p.w.groups + group, dots);
     __m256 const left = _mm256_loadu_ps(cell.scales), right = _mm256_loadu_ps(cell.scales + 8);
     float const* const x_scales = p.x_scales + row * p.x_scale_stride + group;
