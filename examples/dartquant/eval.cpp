@@ -14,6 +14,7 @@
 #include "active.hpp"
 #include "commands.hpp"
 #include "flags.hpp"
+#include "integers.hpp"
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -27,6 +28,7 @@ constexpr char const* example =
     "Examples:\n"
     "  dartquant eval my-model --text wikitext.txt\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a4kv4 --rotations rotations.safetensors\n"
+    "  dartquant eval my-model --text wikitext.txt --scheme w4a8 --weight-group 128 --integers\n"
     "  dartquant eval my-model-folded --original my-model --text wikitext.txt\n\n"
     "Perplexity is over consecutive windows of --seqlen tokens, each on its own; the first token of a window "
     "is\n"
@@ -38,6 +40,7 @@ struct EvalFlags {
   TextSource source;
   index_t seqlen = 0, windows = 0;
   SchemeFlags scheme;
+  bool integers = false;
   std::string rotations, active, original, reference;
 };
 
@@ -124,6 +127,7 @@ void report_reference(ReferenceCheck const& check) {
 void run(EvalFlags const& flags) {
   constexpr double reference_bound = 1e-4;
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
+  if (flags.integers) (void)on_integers(flags.scheme.quantization());  // fails before the work
   check_output_file(flags.common.json, flags.common.model,
                     {flags.source.file(), flags.rotations, flags.reference});
   Cpu const cpu = flags.common.cpu();
@@ -137,25 +141,29 @@ void run(EvalFlags const& flags) {
   else if (changed) original = model;
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = first_windows(model, flags.source, seqlen, flags.windows);
-  print_plan(flags.common,
-             fmt::format("{} windows of {} tokens{}", windows.rows(), seqlen, original ? ", two passes" : ""),
+  char const* const passes = !original ? "" : flags.integers ? ", three passes" : ", two passes";
+  print_plan(flags.common, fmt::format("{} windows of {} tokens{}", windows.rows(), seqlen, passes),
              plan(cpu, model, Job::evaluate, windows.rows(), seqlen));
 
   ProgressDisplay progress(flags.common.detail());
   std::optional<ReferenceCheck> check;
   if (!flags.reference.empty()) check = check_reference(cpu, model, flags.reference, windows, options);
   Evaluation const found = measure(cpu, model, windows, options, original, progress);
+  std::optional<IntegerResult> integers;
+  if (flags.integers) integers = measure_integers(cpu, model, windows, options, found, progress);
 
   Json report{{"model", name_of(model)},
               {"scheme", options.quantization.scheme.name()},
               {"rotations", options.active.name()},
               {"seqlen", seqlen}};
   report.update(to_json(found));
+  if (integers) report["integers"] = to_json(*integers);
   if (check) report["reference"] = {{"max_relative_error", check->error}, {"tokens", check->tokens}};
   write_json(flags.common.json, report);
   print_evaluation(found, seqlen,
                    fmt::format("{}, {}, rotations {}", name_of(model), options.quantization.scheme.name(),
                                options.active.name()));
+  if (integers) fmt::print("integers    {}\n", describe(*integers));
   if (check) report_reference(*check);
   if (check && !changed && check->error > reference_bound)
     detail::fail(Error::Kind::numerics, "the logits differ from ", flags.reference, " by ", check->error,
@@ -179,6 +187,7 @@ void add_eval(CLI::App& program) {
       ->capture_default_str();
   add_scheme_flags(*command, flags->scheme,
                    "bits of weights, activations and KV cache (2..8, 16: off), rounded on the fly");
+  add_integers_flag(*command, flags->integers);
   command->add_option("--rotations", flags->rotations, "file written by `dartquant calibrate`")
       ->type_name("FILE");
   command->add_option("--active", flags->active, "which of r1,r2,r3,r4 act; default those of the file")

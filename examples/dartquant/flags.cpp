@@ -6,9 +6,30 @@
 #include <thread>
 #include <utility>
 
+#include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/error.hpp>
 
 namespace dartquant::program {
+namespace {
+
+/// "portable, avx2": what --isa accepts here. AMX needs the permission of the system.
+std::string isa_names() {
+  (void)dartquant_amx_request();
+  std::string names;
+  for (dartquant_isa const isa : available_isas())
+    names.append(names.empty() ? "" : ", ").append(dartquant_isa_name(isa));
+  return names;
+}
+
+}  // namespace
+
+Cpu CommonFlags::cpu() const {
+  std::string const names = isa_names();
+  if (isa.empty()) return Cpu(threads).with_kernels(compiled_kernels());
+  auto const known = isa_of_name(isa);
+  detail::require(known.has_value(), "--isa ", isa, ": there is no such instruction set; here are ", names);
+  return Cpu(threads).with_kernels(compiled_kernels(*known));
+}
 
 CLI::Validator at_least(index_t least) {
   return CLI::Validator(
@@ -35,6 +56,11 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
       ->check(at_least(1))
       ->check(CLI::Range(1, 256).description(""))
       ->capture_default_str();
+  command
+      .add_option(
+          "--isa", flags.isa,
+          "instruction set of the kernels, for comparisons; default the best of those here: " + isa_names())
+      ->type_name("NAME");
   command.add_option("--json", flags.json, "write the results to this file as JSON")->type_name("FILE");
   command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
 }
@@ -123,6 +149,15 @@ void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& 
   command.add_flag("--symmetric", flags.symmetric, "activations without zero points")->group(group);
   command.add_flag("--per-head", flags.per_head, "the o_proj input has one scale per token and head")
       ->group(group);
+}
+
+void add_integers_flag(CLI::App& command, bool& integers) {
+  command
+      .add_flag("--integers", integers,
+                "also run on the products of the INT4 levels themselves and compare; for 2 to 4 bits of "
+                "weights and 2 to "
+                "8 of activations")
+      ->group("Rounding");
 }
 
 Quantization SchemeFlags::quantization(Scheme parsed) const {

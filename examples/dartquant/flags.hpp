@@ -21,11 +21,14 @@ namespace dartquant::program {
 struct CommonFlags {
   std::string model;
   std::string json;  ///< empty: no JSON file
+  std::string isa;   ///< empty: the best
   std::uint64_t seed = 0;
   int threads = 1;
   bool quiet = false;
 
-  [[nodiscard]] Cpu cpu() const { return Cpu(threads); }
+  /// With the compiled kernels of the instruction set. Errors: InvalidArgument where there is none of the
+  /// name.
+  [[nodiscard]] Cpu cpu() const;
   [[nodiscard]] ProgressDisplay::Detail detail() const {
     return quiet ? ProgressDisplay::Detail::hidden : ProgressDisplay::Detail::shown;
   }
@@ -73,5 +76,7 @@ struct SchemeFlags {
 };
 /// `purpose` is the help of --scheme.
 void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& purpose);
+/// --integers, where a run can be repeated on integer products.
+void add_integers_flag(CLI::App& command, bool& integers);
 
 }  // namespace dartquant::program

@@ -11,6 +11,7 @@
 #include "active.hpp"
 #include "commands.hpp"
 #include "flags.hpp"
+#include "integers.hpp"
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -30,7 +31,9 @@ constexpr char const* example =
     "of the\n"
     "scheme and writes them in --dtype. The bits of activations and KV cache are not in the folder: they are "
     "what\n"
-    "--text is measured with, R3 included; R4 is folded and its reader must run it online (dartquant does).";
+    "--text is measured with, R3 included; R4 is folded and its reader must run it online (dartquant does).\n"
+    "--integers measures the same levels with their float32 scales, before --dtype rounds the written "
+    "values.";
 
 struct QuantizeFlags {
   CommonFlags common;
@@ -38,11 +41,13 @@ struct QuantizeFlags {
   index_t seqlen = 0, windows = 0;
   LearningFlags learning;
   SchemeFlags scheme{.scheme = "w4a16kv16"};
+  bool integers = false;
   std::string rotations, active, output, dtype;
 };
 
 struct Measured {
   Evaluation before, after;
+  std::optional<IntegerResult> integers{};
 };
 
 /// Where no file was given: from the calibration text. R3 and R4 need no calibration.
@@ -96,6 +101,7 @@ void print_report(QuantizeFlags const& flags, Model const& model, Scheme scheme,
   fmt::print("quantized   perplexity {}, KL {:.5f}, same top-1 {:.2f} %\n",
              bold(format_perplexity(measured->after)), measured->after.kl,
              100 * measured->after.top1_agreement);
+  if (measured->integers) fmt::print("integers    perplexity {}\n", describe(*measured->integers));
 }
 
 Json report_of(Model const& model, Scheme scheme, RotationSet active, FoldReport const& done,
@@ -108,6 +114,7 @@ Json report_of(Model const& model, Scheme scheme, RotationSet active, FoldReport
               {"notes", done.notes}};
   if (measured) report["baseline"] = to_json(measured->before);
   if (measured) report["quantized"] = to_json(measured->after);
+  if (measured && measured->integers) report["integers"] = to_json(*measured->integers);
   return report;
 }
 
@@ -115,6 +122,10 @@ void run(QuantizeFlags const& flags) {
   Quantization const quantization = flags.scheme.quantization();
   detail::require(quantization.scheme.weights < 16, "--scheme ", flags.scheme.scheme,
                   " leaves the weights as they are: use `dartquant fold`");
+  if (flags.integers) {
+    (void)on_integers(quantization);  // fails before the work
+    require_given(flags.source, "--text TEXT or --tokens FILE.npy for --integers to measure on");
+  }
   check_output_file(flags.common.json, flags.common.model,
                     {flags.rotations, flags.calibration.file(), flags.source.file()});
   Cpu const cpu = flags.common.cpu();
@@ -160,6 +171,12 @@ void run(QuantizeFlags const& flags) {
   if (windows.size() > 0)
     measured =
         measure(cpu, model, written, windows, rotated_forward(none, {.r3 = active.r3}, online), progress);
+  if (flags.integers) {
+    ForwardOptions unwritten =
+        rotated_forward(rotations, active, quantization);  // the folder holds values, not levels
+    unwritten.gains = NormGains::folded;
+    measured->integers = measure_integers(cpu, model, windows, unwritten, measured->after, progress);
+  }
   output.commit();
   write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);
@@ -185,6 +202,7 @@ void add_quantize(CLI::App& program) {
       ->type_name("FOLDER")
       ->required();
   add_scheme_flags(*command, flags->scheme, "bits of weights, activations and KV cache (2..8, 16: off)");
+  add_integers_flag(*command, flags->integers);
   command->add_option("--rotations", flags->rotations, "take R1 and R2 of this file instead of learning them")
       ->type_name("FILE");
   command

@@ -2,25 +2,60 @@
 #include "model/decoder_layer.hpp"
 
 #include <cmath>
+#include <utility>
 
+#include <dartquant/quant/matmul.hpp>
 #include <dartquant/quant/quantize.hpp>
 
 #include "model/layout.hpp"
 
 namespace dartquant::detail {
+namespace {
+
+bool integer_products(Quantization const& quantization) {
+  return quantization.arithmetic == Arithmetic::integer;
+}
+
+/// W in 4 bits with scales that fit those of its input, of which there is one per head or token.
+PackedInt4 pack_weight(Cpu const& cpu, MatrixView<float const> W, Quantization const& quantization,
+                       index_t input_group) {
+  Int4Matrix const levels = quantize(cpu, W, quantize_options(quantization.weights()));
+  auto const group = product_group(W.cols(), input_group, levels.block().cols);
+  require(group.has_value(), "[hidden_states] scales of ", input_group,
+          " channels of the o_proj input and of ", levels.block().cols,
+          " of its weights: for integer products both must be multiples of 8, one dividing "
+          "the other");
+  bool const sums = quantization.scheme.activations > 4;
+  return pack(cpu, levels, {.group = *group, .sums = sums});
+}
+
+template <int StorageBits>
+void through_levels(Cpu const& cpu, MatrixView<float> X, QuantizeOptions const& options) {
+  if constexpr (StorageBits == 4) dequantize(cpu, quantize(cpu, X, options), X);
+  else dequantize(cpu, quantize_int8(cpu, X, options), X);
+}
+
+}  // namespace
 
 LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
-                        WeightQuantization const& quantization) {
+                        Quantization const& quantization) {
   Model const& model = folded.model();
   Family const& family = model.family();
+  bool const per_head = quantization.o_proj_input == Quantization::OutputInput::per_head;
   LayerWeights result;
   for (LinearRule const& rule : family.linears) {
     auto const index = static_cast<std::size_t>(rule.linear);
-    RowMatrix<float>& W = result.weight[index];
+    RowMatrix<float> W;
     if (folded.identity(rule))
       W = model.checkpoint().read_matrix<float>(tensor_name(family, layer, rule.name, ".weight"));
     else W = folded.weight(layer, rule).cast<float>();
-    quantize_weight(cpu, W, quantization);
+    if (integer_products(quantization)) {
+      bool const heads = per_head && rule.linear == Linear::o_proj;
+      result.packed[index] = pack_weight(cpu, W, quantization, heads ? model.config().head_dim : W.cols());
+    } else {
+      quantize_weight(cpu, W, quantization.weights());
+      result.weight[index] = std::move(W);
+    }
     result.bias[index] = folded.bias(layer, rule).cast<float>();
   }
   result.attention_gain = folded.remaining_gain(tensor_name(family, layer, family.attention_norm, ".weight"));
@@ -65,28 +100,44 @@ void DecoderLayer::observe(Site site, MatrixView<float const> X) const {
   if (options_.observer) options_.observer(site, layer_, first_token_, X);
 }
 
-void DecoderLayer::quantize_activations(MatrixView<float> X, Granularity granularity) const {
+LinearInput DecoderLayer::quantize_activations(MatrixView<float> X, Granularity granularity) const {
   Quantization const& quantization = options_.quantization;
-  if (quantization.scheme.activations == 16) return;
-  fake_quantize(cpu_, X,
-                {.bits = quantization.scheme.activations,
-                 .granularity = granularity,
-                 .symmetry = quantization.activation_symmetry,
-                 .clip_ratio = quantization.activation_clip});
+  QuantizeOptions const options{.bits = quantization.scheme.activations,
+                                .granularity = granularity,
+                                .symmetry = quantization.activation_symmetry,
+                                .clip_ratio = quantization.activation_clip};
+  if (integer_products(quantization)) {
+    if (options.bits <= 4) return quantize(cpu_, X, options);
+    return quantize_int8(cpu_, X, options);
+  }
+  if (options.bits < 16) fake_quantize(cpu_, X, options);
+  return X;
 }
 
 void DecoderLayer::quantize_cache(MatrixView<float> X) const {
   if (options_.quantization.scheme.kv == 16) return;
   QuantizeOptions options = kv_options(options_.quantization.scheme.kv, config_.head_dim);
   options.clip_ratio = options_.quantization.kv_clip;
-  fake_quantize(cpu_, X, options);
+  if (!integer_products(options_.quantization)) fake_quantize(cpu_, X, options);
+  else if (options.bits <= 4) through_levels<4>(cpu_, X, options);
+  else through_levels<8>(cpu_, X, options);
 }
 
-void DecoderLayer::multiply(Linear linear, MatrixView<float const> X, float beta, MatrixView<float> Y) const {
+void DecoderLayer::multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const {
   auto const index = static_cast<std::size_t>(linear);
-  cpu_.gemm<float>(1.0f, X, Op::none, weights_->weight[index], Op::transpose, beta, Y);
   RowMatrix<float> const& bias = weights_->bias[index];
-  if (bias.size() != 0) as_eigen(Y).rowwise() += bias.row(0);
+  if (auto const* const values = std::get_if<MatrixView<float const>>(&X)) {
+    cpu_.gemm<float>(1.0f, *values, Op::none, weights_->weight[index], Op::transpose, beta, Y);
+    if (bias.size() != 0) as_eigen(Y).rowwise() += bias.row(0);
+    return;
+  }
+  VectorView<float const> const added(bias.data(), bias.size());
+  PackedInt4 const& W = weights_->packed[index];
+  RowMatrix<float> const product = std::holds_alternative<Int4Matrix>(X)
+                                       ? matmul(cpu_, std::get<Int4Matrix>(X), W, added)
+                                       : matmul(cpu_, std::get<Int8Matrix>(X), W, added);
+  if (beta == 0) as_eigen(Y) = product;
+  else as_eigen(Y) += product;
 }
 
 void DecoderLayer::run(LayerWeights const& weights, index_t layer, index_t first_token,
@@ -104,10 +155,10 @@ void DecoderLayer::attend(MatrixView<float> hidden) {
   MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
   observe(Site::q_proj_input, X);
-  quantize_activations(X, per_row);
-  multiply(Linear::q_proj, X, 0, Q);
-  multiply(Linear::k_proj, X, 0, K);
-  multiply(Linear::v_proj, X, 0, V);
+  LinearInput const input = quantize_activations(X, per_row);
+  multiply(Linear::q_proj, input, 0, Q);
+  multiply(Linear::k_proj, input, 0, K);
+  multiply(Linear::v_proj, input, 0, V);
   apply_rope(cpu_, rope_, config_.head_dim, Q);
   apply_rope(cpu_, rope_, config_.head_dim, K);
   if (r3_) {
@@ -121,8 +172,8 @@ void DecoderLayer::attend(MatrixView<float> hidden) {
   attention(cpu_, config_, tokens_, Q, K, V, A);
   observe(Site::o_proj_input, A);
   bool const per_head = options_.quantization.o_proj_input == Quantization::OutputInput::per_head;
-  quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row);
-  multiply(Linear::o_proj, A, 1, hidden);
+  multiply(Linear::o_proj, quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row), 1,
+           hidden);
 }
 
 void DecoderLayer::feed_forward(MatrixView<float> hidden) {
@@ -132,17 +183,16 @@ void DecoderLayer::feed_forward(MatrixView<float> hidden) {
                           U = MatrixView<float>(up_).rows(0, rows);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
   observe(Site::up_proj_input, X);
-  quantize_activations(X, per_row);
-  multiply(Linear::gate_proj, X, 0, G);
-  multiply(Linear::up_proj, X, 0, U);
+  LinearInput const input = quantize_activations(X, per_row);
+  multiply(Linear::gate_proj, input, 0, G);
+  multiply(Linear::up_proj, input, 0, U);
   cpu_.parallel_for(rows, 32, [&](index_t first, index_t last) {
     auto g = as_eigen(G.rows(first, last - first)).array();
     g = g / (1.0f + (-g).exp()) * as_eigen(U.rows(first, last - first)).array();  // SiLU(g) u
   });
   if (r4_) r4_->apply(cpu_, G);
   observe(Site::down_proj_input, G);
-  quantize_activations(G, per_row);
-  multiply(Linear::down_proj, G, 1, hidden);
+  multiply(Linear::down_proj, quantize_activations(G, per_row), 1, hidden);
 }
 
 }  // namespace dartquant::detail

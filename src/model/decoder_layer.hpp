@@ -3,10 +3,13 @@
 
 #include <array>
 #include <optional>
+#include <variant>
 
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/quant/int_matrix.hpp>
+#include <dartquant/quant/packed.hpp>
 #include <dartquant/transform/hadamard.hpp>
 
 #include "model/attention.hpp"
@@ -14,15 +17,21 @@
 
 namespace dartquant::detail {
 
-/// The weights of one layer as the forward pass uses them: folded, rounded to float, fake-quantized.
+/// The weights of one layer as the forward pass uses them: folded, rounded to float, quantized. In the order
+/// of enum Linear.
 struct LayerWeights {
-  std::array<RowMatrix<float>, linear_count> weight;  ///< [out, in], in the order of enum Linear
+  std::array<RowMatrix<float>, linear_count> weight;  ///< [out, in]; empty for integer products
+  std::array<PackedInt4, linear_count> packed;        ///< for integer products
   std::array<RowMatrix<float>, linear_count> bias;    ///< [1, out], or empty
   RowMatrix<float> attention_gain, mlp_gain;          ///< [1, hidden], or empty where folded
 };
 
+/// `cpu` has kernels where the arithmetic is integer.
 [[nodiscard]] LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
-                                      WeightQuantization const& quantization);
+                                      Quantization const& quantization);
+
+/// The input of linear maps [tokens, in]: floats, or for integer products levels and scales.
+using LinearInput = std::variant<MatrixView<float const>, Int4Matrix, Int8Matrix>;
 
 /// Y <- X / RMS(X) * gain per token, in float with the mean square in double. An empty gain is 1.
 void rms_norm(Cpu const& cpu, MatrixView<float const> X, double epsilon, RowMatrix<float> const& gain,
@@ -41,10 +50,11 @@ class DecoderLayer {
 
  private:
   void observe(Site site, MatrixView<float const> X) const;
-  void quantize_activations(MatrixView<float> X, Granularity granularity) const;
+  /// Quantized once for all maps that read it; floats are rounded in place.
+  [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Granularity granularity) const;
   void quantize_cache(MatrixView<float> X) const;
   /// Y <- X W^T + bias, added to Y where `beta` is 1.
-  void multiply(Linear linear, MatrixView<float const> X, float beta, MatrixView<float> Y) const;
+  void multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const;
   void attend(MatrixView<float> hidden);
   void feed_forward(MatrixView<float> hidden);
 

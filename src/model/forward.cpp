@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/error.hpp>
 
 #include "model/decoder_layer.hpp"
@@ -111,10 +112,11 @@ RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows 
   FoldedWeights const weights(cpu, model, options.rotations, options.active, detail::gains_of(options));
   RowMatrix<float> hidden = embed(weights, windows);
   index_t const tokens = windows.cols(), group = std::max<index_t>(1, rows_at_a_time / tokens) * tokens;
-  detail::DecoderLayer decoder(cpu, model, options, tokens, std::min(group, hidden.rows()));
+  bool const bare = options.quantization.arithmetic == Arithmetic::integer && cpu.kernels() == nullptr;
+  Cpu const machine = bare ? cpu.with_kernels(compiled_kernels()) : cpu;
+  detail::DecoderLayer decoder(machine, model, options, tokens, std::min(group, hidden.rows()));
   for (index_t layer = 0; layer < config.layers; ++layer) {
-    detail::LayerWeights const current =
-        detail::load_layer(cpu, weights, layer, options.quantization.weights());
+    detail::LayerWeights const current = detail::load_layer(machine, weights, layer, options.quantization);
     detail::release_pages(model.checkpoint());
     for (index_t first = 0; first < hidden.rows(); first += group)
       decoder.run(current, layer, first,

@@ -80,6 +80,13 @@ void Quantization::validate() const {
     require(known_bits(bits), "[Quantization] ", bits, " bits: choose 2 to 8, or 16 for off");
   for (double const clip : {activation_clip, kv_clip})
     require(clip > 0 && clip <= 1, "[Quantization] clip ratio ", clip, ": it must be above 0 and at most 1");
+  if (arithmetic == Arithmetic::floating_point) return;
+  require(
+      scheme.weights <= 4 && scheme.activations <= 8, "[Quantization] ", scheme.name(),
+      " has no integer products: give 2 to 4 bits of weights and 2 to 8 of activations, such as w4a4kv4 or "
+      "w4a8");
+  require(weight_group % 8 == 0, "[Quantization] weight group ", weight_group,
+          ": integer products need 0 or a multiple of 8");
 }
 
 void ForwardOptions::validate() const {

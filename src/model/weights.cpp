@@ -42,13 +42,15 @@ void release_pages(Checkpoint const& checkpoint) {
     for (Tensor const& tensor : file.tensors()) file.release(tensor);
 }
 
+QuantizeOptions quantize_options(WeightQuantization const& quantization) {
+  return {.bits = quantization.bits,
+          .granularity = quantization.group == 0 ? per_row : per_group(quantization.group),
+          .symmetry = Symmetry::symmetric,
+          .clip_search = quantization.clip};
+}
+
 void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization) {
-  if (!quantization.active()) return;
-  fake_quantize(cpu, W,
-                {.bits = quantization.bits,
-                 .granularity = quantization.group == 0 ? per_row : per_group(quantization.group),
-                 .symmetry = Symmetry::symmetric,
-                 .clip_search = quantization.clip});
+  if (quantization.active()) fake_quantize(cpu, W, quantize_options(quantization));
 }
 
 FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations,

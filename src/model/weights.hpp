@@ -27,6 +27,9 @@ template <class T>
 /// giving back only what was read would let resident memory grow with the number of tensors.
 void release_pages(Checkpoint const& checkpoint);
 
+/// How `quantization` rounds a weight [out, in].
+[[nodiscard]] QuantizeOptions quantize_options(WeightQuantization const& quantization);
+
 /// Fake-quantizes W [out, in] as `quantization` says, in place.
 void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization);
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
 #include <nlohmann/json.hpp>
 
 #include "run_program.hpp"
@@ -67,6 +69,34 @@ TEST_CASE("a text and its token ids give the same report", "[program][eval]") {
   CHECK(from_text.err.empty());
   CHECK(from_text.out == from_ids.out);
   CHECK(from_text.out.find("KL") != std::string::npos);
+}
+
+TEST_CASE("integer products are measured beside fake quantization, on any instruction set",
+          "[program][eval]") {
+  Scratch const scratch;
+  std::vector<std::string> const line{"eval",          tiny_llama().string(),
+                                      "--tokens",      (tiny_llama() / "eval_ids.npy").string(),
+                                      "--windows",     "8",
+                                      "--scheme",      "w4a8kv8",
+                                      "--weight-clip", "none",
+                                      "--active",      "r3,r4",
+                                      "--integers"};
+  auto const run = [&](std::vector<std::string> const& more) {
+    std::vector<std::string> all = line;
+    all.insert(all.end(), more.begin(), more.end());
+    all.insert(all.end(), {"--json", scratch / "eval.json"});
+    Outcome const outcome = run_program(all);
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    CHECK(outcome.out.find("\nintegers    ") != outcome.out.npos);
+    return Json::parse(read_file(scratch / "eval.json"));
+  };
+  Json best = run({"--threads", "3"}), portable = run({"--isa", "portable", "--threads", "1"});
+  CHECK(portable["integers"]["isa"] == "portable");
+  CHECK(std::abs(best["integers"]["relative_difference"].get<double>()) < 0.01);
+  best["integers"].erase("isa");
+  portable["integers"].erase("isa");
+  CHECK(best == portable);
 }
 
 TEST_CASE("logits of another model are exit code 7", "[program][eval]") {

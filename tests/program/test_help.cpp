@@ -14,7 +14,7 @@ TEST_CASE("every sub-command explains itself with an example", "[program][help]"
     CHECK(help.err.empty());
     CHECK(help.out.find("Example") != help.out.npos);
     CHECK(help.out.find("\n  dartquant " + command + " ") != help.out.npos);
-    for (char const* const flag : {"--seed", "--threads", "--json", "--quiet"})
+    for (char const* const flag : {"--seed", "--threads", "--isa", "--json", "--quiet"})
       CHECK(help.out.find(flag) != help.out.npos);
   }
 }
@@ -40,6 +40,10 @@ TEST_CASE("a wrong command line is one sentence and exit code 2", "[program][hel
       {"eval", model, "--text", text, "--seqlen", "1000"},
       {"eval", model, "--text", text, "--scheme", "w4a99"},
       {"eval", model, "--text", text, "--active", "r1"},
+      {"eval", model, "--text", text, "--isa", "sse9"},
+      {"eval", model, "--text", text, "--isa", "neon_i8mm,avx2"},
+      {"eval", model, "--text", text, "--integers"},
+      {"eval", model, "--text", text, "--integers", "--scheme", "w8a8"},
       {"eval", model, "--text", text, "--active", "r5"},
       {"compare", model, "--calibration", text, "--text", text, "--methods", "magic"},
       {"compare", model, "--calibration", text, "--text", text, "--rotations", "r1,r1"},
@@ -48,6 +52,7 @@ TEST_CASE("a wrong command line is one sentence and exit code 2", "[program][hel
       {"fold", model, "--active", "r3", "-o", "/tmp/never"},
       {"fold", model, "-o", "/tmp/never", "--dtype", "int4"},
       {"quantize", model, "--scheme", "w16a4", "-o", "/tmp/never"},
+      {"quantize", model, "--method", "rtn", "--scheme", "w4a4", "--integers", "-o", "/tmp/never"},
       {"quantize", model, "--scheme", "w4a16", "-o", "/tmp/never"}};
   for (auto const& line : lines) {
     Outcome const outcome = run_program(line);

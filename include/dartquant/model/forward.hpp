@@ -48,7 +48,14 @@ struct Scheme {
   friend bool operator==(Scheme const&, Scheme const&) = default;
 };
 
-/// Everything that is fake-quantized in a forward pass. Embedding and lm_head stay in full precision.
+/// How a forward pass multiplies quantized values. floating_point: they are rounded to their grid and stay
+/// floats (fake quantization), so that any number of bits can be tried. integer: weights are packed,
+/// activations and the KV cache are stored as levels, and the products of the linear layers are those of
+/// levels: what an inference engine runs, for weights of 2 to 4 bits and activations of 2 to 8. Levels and
+/// scales are the same in both; outputs differ by the rounding of float sums.
+enum class Arithmetic { floating_point, integer };
+
+/// Everything that is quantized in a forward pass. Embedding and lm_head stay in full precision.
 struct Quantization {
   /// Which channels of an o_proj input share a scale: all of a token, or those of one head.
   enum class OutputInput { per_token, per_head };
@@ -60,6 +67,7 @@ struct Quantization {
   double activation_clip = 1;                           ///< ratio of the range that is kept, (0, 1]
   OutputInput o_proj_input = OutputInput::per_token;
   double kv_clip = 1;  ///< K and V: asymmetric per token and head
+  Arithmetic arithmetic = Arithmetic::floating_point;
 
   [[nodiscard]] WeightQuantization weights() const { return {scheme.weights, weight_group, weight_clip}; }
   /// Errors: InvalidArgument.
@@ -99,8 +107,10 @@ struct OnlineRotations {
 /// The hidden states after the last layer, before the final norm [windows * tokens, hidden], float32:
 /// embedding, then one decoder layer at a time (RMSNorm, RoPE on (i, i + head_dim / 2), causal grouped-query
 /// attention, SwiGLU, residuals). One layer's weights are in memory at a time. Same bytes for any number of
-/// threads. Errors: InvalidArgument (options, a token id outside the vocabulary, more tokens than positions),
-/// Error(format) naming a weight that is not finite, Error(numerics) naming the layer whose output is not.
+/// threads. Integer arithmetic takes compiled_kernels() where `cpu` has none; its bytes do not depend on the
+/// instruction set. Errors: InvalidArgument (options, a token id outside the vocabulary, more tokens than
+/// positions), Error(format) naming a weight that is not finite, Error(numerics) naming the layer whose
+/// output is not.
 [[nodiscard]] RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                                              ForwardOptions const& options = {});
 
