@@ -31,5 +31,5 @@ target_sources(dartquant_kernels PUBLIC FILE_SET HEADERS BASE_DIRS include FILES
 target_include_directories(dartquant_kernels PRIVATE src)
 target_compile_options(dartquant_kernels PRIVATE -ffp-contract=off)
 # The set-up call that builds Hadamard matrices uses Eigen; nothing of it reaches those who link the library.
-target_link_libraries(dartquant_kernels PRIVATE $<BUILD_INTERFACE:Eigen3::Eigen>)
+target_link_libraries(dartquant_kernels PRIVATE $<BUILD_INTERFACE:dartquant_headers>)
 dartquant_warnings(dartquant_kernels)
