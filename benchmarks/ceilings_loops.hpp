@@ -11,7 +11,7 @@ namespace dartquant::bench {
 
 /// Operations of one iteration of the arithmetic loops.
 inline constexpr double vnni_512_operations = 16 * 128, vnni_256_operations = 12 * 64,
-                        avx2_int8_operations = 8 * 64, tiles_operations = 4 * 32768,
+                        avx2_int8_operations = 4 * 8 * 64, tiles_operations = 4 * 32768,
                         fma_512_operations = 16 * 32, fma_256_operations = 12 * 16,
                         add_512_operations = 16 * 16, add_256_operations = 12 * 8;
 
