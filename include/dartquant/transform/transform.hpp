@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -17,54 +16,9 @@
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/permutation.hpp>
 #include <dartquant/transform/rotation.hpp>
+#include <dartquant/transform/smoothing.hpp>
 
 namespace dartquant {
-
-/// Per-channel division: X <- X diag(1/s), and W <- W diag(s), so that X W^T is unchanged.
-class DiagonalScale {
- public:
-  /// Errors: InvalidArgument unless every scale is finite and positive.
-  explicit DiagonalScale(std::vector<double> scale) : scale_(std::move(scale)) {
-    for (std::size_t i = 0; i < scale_.size(); ++i)
-      detail::require(std::isfinite(scale_[i]) && scale_[i] > 0, "[DiagonalScale] scale ", scale_[i],
-                      " of channel ", i, ": must be finite and positive");
-  }
-
-  [[nodiscard]] index_t channels() const { return static_cast<index_t>(scale_.size()); }
-  [[nodiscard]] std::vector<double> const& scale() const { return scale_; }
-
-  /// X [tokens, channels] <- X diag(1/s), in place.
-  void apply(Cpu const& cpu, MatrixView<float> X) const { divide(cpu, X); }
-  void apply(Cpu const& cpu, MatrixView<double> X) const { divide(cpu, X); }
-  /// X <- X diag(s).
-  void apply_inverse(Cpu const& cpu, MatrixView<float> X) const { multiply(cpu, X); }
-  void apply_inverse(Cpu const& cpu, MatrixView<double> X) const { multiply(cpu, X); }
-  /// W [out, channels] <- W diag(s).
-  void fold(Cpu const& cpu, MatrixView<double> W) const { multiply(cpu, W); }
-
- private:
-  template <class T>
-  void divide(Cpu const& cpu, MatrixView<T> X) const {
-    each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) / s); });
-  }
-  template <class T>
-  void multiply(Cpu const& cpu, MatrixView<T> X) const {
-    each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) * s); });
-  }
-  template <class T, class Operation>
-  void each(Cpu const& cpu, MatrixView<T> X, Operation operation) const {
-    detail::require(X.cols() == channels(), "[DiagonalScale] matrix of ", X.rows(), " x ", X.cols(),
-                    ": there are ", channels(), " scales");
-    constexpr index_t rows_per_range = 32;
-    cpu.parallel_for(X.rows(), rows_per_range, [&](index_t first, index_t last) {
-      for (index_t row = first; row < last; ++row)
-        for (index_t i = 0; i < X.cols(); ++i)
-          X(row, i) = operation(X(row, i), scale_[static_cast<std::size_t>(i)]);
-    });
-  }
-
-  std::vector<double> scale_;
-};
 
 /// A dense rotation over all channels. Copies share the matrix.
 class DenseRotation {
@@ -128,6 +82,15 @@ class Transform {
                     channels_, ": the sizes must agree");
     Transform longer = *this;
     longer.steps_.push_back(std::move(step));
+    return longer;
+  }
+
+  /// This chain followed by all steps of `next`. Errors: InvalidArgument when the channels differ.
+  [[nodiscard]] Transform then(Transform const& next) const {
+    detail::require(next.channels_ == channels_, "[Transform] a chain for ", next.channels_,
+                    " channels after a chain for ", channels_, ": the sizes must agree");
+    Transform longer = *this;
+    longer.steps_.insert(longer.steps_.end(), next.steps_.begin(), next.steps_.end());
     return longer;
   }
 
