@@ -20,18 +20,24 @@
 #include <dartquant/core/view.hpp>
 
 #include <dartquant/transform/block_rotation.hpp>
+#include <dartquant/transform/duquant.hpp>
+#include <dartquant/transform/greedy_rotation.hpp>
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/hadamard_matrix.hpp>
 #include <dartquant/transform/paley.hpp>
 #include <dartquant/transform/permutation.hpp>
 #include <dartquant/transform/rotation.hpp>
+#include <dartquant/transform/smoothing.hpp>
 #include <dartquant/transform/transform.hpp>
 #include <dartquant/transform/williamson.hpp>
 
 #include <dartquant/quant/clip_search.hpp>
 #include <dartquant/quant/fake_quantize.hpp>
 #include <dartquant/quant/fit.hpp>
+#include <dartquant/quant/gptq.hpp>
+#include <dartquant/quant/gptq_factor.hpp>
 #include <dartquant/quant/granularity.hpp>
+#include <dartquant/quant/hessian.hpp>
 #include <dartquant/quant/int4.hpp>
 #include <dartquant/quant/int_matrix.hpp>
 #include <dartquant/quant/matmul.hpp>
@@ -44,10 +50,13 @@
 #include <dartquant/quant/scale.hpp>
 
 #include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/calibrate/cayley.hpp>
 #include <dartquant/calibrate/descent.hpp>
 #include <dartquant/calibrate/objective.hpp>
 #include <dartquant/calibrate/optimizer.hpp>
 #include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/polar_factor.hpp>
+#include <dartquant/calibrate/procrustes.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>
 #include <dartquant/calibrate/sample.hpp>
 

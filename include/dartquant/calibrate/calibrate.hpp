@@ -98,13 +98,13 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
   index_t const rows = X.rows(), channels = X.cols(),
                 batches = (rows + options.batch_rows - 1) / options.batch_rows;
   index_t const batch_rows = (rows + batches - 1) / batches;
-  index_t const epochs =
-      options.epochs > 0 ? options.epochs : std::max<index_t>(1, (160 + batches / 2) / batches);
+  index_t const epochs = options.epochs > 0
+                             ? options.epochs
+                             : std::max<index_t>(1, (default_steps<Optimizer>() + batches / 2) / batches);
 
-  auto Z = backend.template matrix<T>(channels, channels);
-  backend.copy(MatrixView<double const>(start), View(Z));
-  Descent<T, B, Objective, Optimizer> descent(backend, options, Z, batch_rows, epochs * batches);
   auto best = backend.template matrix<T>(channels, channels);
+  backend.copy(MatrixView<double const>(start), View(best));
+  Descent<T, B, Objective, Optimizer> descent(backend, options, best, {batch_rows, batches, epochs});
   auto judged_space = backend.template matrix<T>(batch_rows, channels);
   auto batch_space = backend.template matrix<T>(batches > 1 ? batch_rows : 0, channels);
   auto const sample = sample_without_replacement(rows, batch_rows, row_order(options.seed, 0));
@@ -136,6 +136,7 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
       backend.copy(ConstView(descent.rotation()), View(best));
     }
     if (options.progress) options.progress({epoch, epochs, loss});
+    if (going && descent.settled(found)) break;
   }
 
   bool const vanished =
@@ -150,10 +151,8 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
   auto const host = host_of(backend);
   reorthonormalize(host, found.rotation);
   found.orthogonality = orthogonality_ratio(host, found.rotation);
-  found.qr_path = descent.used_householder() ? QrPath::householder : QrPath::cholesky;
-  found.largest_condition = descent.largest_condition();
-  found.learning_rate = descent.rate();
   found.steps = descent.taken();
+  descent.report(found);
   return found;
 }
 
@@ -202,11 +201,13 @@ HeadCalibration calibrate_heads(B const& backend, MatrixView<T const, B::space> 
 
 }  // namespace detail
 
-/// Learns the rotation R [channels, channels] that minimises the objective of X R, by descent on a free
-/// latent Z with R = qr(Z).Q (QR-Orth; Shao et al. 2025, arXiv 2511.04063, algorithm 1).
+/// Learns the rotation R [channels, channels] that minimises the objective of X R. The type of the optimizer
+/// chooses how: Sgd and Adam by descent on a free latent Z with R = qr(Z).Q (QR-Orth; Shao et al. 2025, arXiv
+/// 2511.04063, algorithm 1), Procrustes (procrustes.hpp) and Cayley (cayley.hpp) on R itself.
 ///
 ///     auto found = calibrate_rotation(cpu, X, {.epochs = 10, .learning_rate = 1.5e-3f, .seed = 1});
 ///     auto other = calibrate_rotation(cpu, X, CalibrationOptions<Uniformity>{.seed = 1});
+///     auto third = calibrate_rotation(cpu, X, CalibrationOptions<Whip, Procrustes>{.seed = 1});
 ///
 /// X: [tokens, channels], pooled over all layers for R1; values of RMS about 1 (the input of a projection
 /// with the norm's gain folded away). The losses reported are those of one fixed random subset of the rows,
@@ -214,8 +215,8 @@ HeadCalibration calibrate_heads(B const& backend, MatrixView<T const, B::space> 
 /// from the authors' code: every epoch sees all rows in a fresh random order, the best rotation is kept
 /// rather than the last but one, the step is chosen from the first gradient unless learning_rate is set, and
 /// everything is seeded. Errors: InvalidArgument for options out of range, no rows, or a value of X that is
-/// not finite; the sentence names it. Cost per step: 4 rows channels^2 + about 9 channels^3 / 2 operations;
-/// memory: 4 batches and 8 matrices.
+/// not finite; the sentence names it. Cost per step of QR-Orth: 4 rows channels^2 + about 9 channels^3 / 2
+/// operations; memory: 4 batches and 8 matrices.
 template <class Objective = Whip, class Optimizer = Sgd, Backend B>
 Calibration calibrate_rotation(B const& backend, std::type_identity_t<MatrixView<float const, B::space>> X,
                                CalibrationOptions<Objective, Optimizer> const& options = {}) {

@@ -10,6 +10,8 @@
 #include <dartquant/calibrate/qr_orth.hpp>
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/matrix.hpp>
+#include <dartquant/core/platform.hpp>
+#include <dartquant/core/view.hpp>
 
 namespace dartquant::detail {
 
@@ -18,8 +20,53 @@ namespace dartquant::detail {
 /// old latent and starts again from zero. Z can only drift apart slowly, so this is rare.
 inline constexpr double restart_condition = 100;
 
-/// The state of a descent on the latent Z [n, n] of a rotation: `forward` gives the loss of a batch under the
-/// current rotation, `backward` takes one step for that batch.
+/// How the rows are handed to a descent.
+struct DescentPlan {
+  index_t batch_rows = 0;  ///< rows of a batch at most
+  index_t batches = 1;     ///< per epoch; with one, every forward sees the same rows
+  index_t epochs = 1;
+
+  [[nodiscard]] index_t steps() const { return batches * epochs; }
+};
+
+/// An element-wise rule for Backend::update: value <- keep value + rate gradient.
+template <class T>
+struct Blend {
+  T keep = 1;
+  DARTQUANT_HD void update(T gradient, T rate, T& value, T& /*first*/, T& /*second*/) const {
+    value = keep * value + rate * gradient;
+  }
+};
+
+/// A batch X under a rotation: O = X R, the loss and its derivative by O. X must outlive its use.
+template <class T, class B>
+class RotatedBatch {
+ public:
+  using View = MatrixView<T, B::space>;
+  using ConstView = MatrixView<T const, B::space>;
+
+  RotatedBatch(B const& backend, index_t rows, index_t channels)
+      : O_(backend.template matrix<T>(rows, channels)), slope_(backend.template matrix<T>(rows, channels)) {}
+
+  template <class Objective>
+  [[nodiscard]] double loss(B const& backend, Objective const& objective, ConstView X, ConstView R) {
+    X_ = X;
+    backend.template gemm<T>(T(1), X, Op::none, R, Op::none, T(0), View(O_).rows(0, X.rows()));
+    return backend.template objective<T>(objective, values(), View(slope_).rows(0, X.rows()));
+  }
+  [[nodiscard]] ConstView activations() const { return X_; }
+  [[nodiscard]] ConstView values() const { return ConstView(O_).rows(0, X_.rows()); }
+  [[nodiscard]] ConstView slope() const { return ConstView(slope_).rows(0, X_.rows()); }
+
+ private:
+  typename B::template Matrix<T> O_, slope_;
+  ConstView X_{};
+};
+
+/// The state of a descent on a rotation: `forward` gives the loss of a batch [rows, channels], rows <=
+/// batch_rows, under the current rotation, `backward` takes one step for that batch. This one moves the
+/// latent Z [n, n] of R = qr(Z).Q by the element-wise rule of an Optimizer. A type of optimizer that moves R
+/// otherwise specialises this template (procrustes.hpp, cayley.hpp); the loop around it stays.
 template <class T, class B, class Objective, class Optimizer>
 class Descent {
  public:
@@ -27,34 +74,28 @@ class Descent {
   using View = MatrixView<T, B::space>;
   using ConstView = MatrixView<T const, B::space>;
 
-  Descent(B const& backend, CalibrationOptions<Objective, Optimizer> const& options, ConstView Z,
-          index_t batch_rows, index_t steps)
+  Descent(B const& backend, CalibrationOptions<Objective, Optimizer> const& options, ConstView start,
+          DescentPlan const& plan)
       : backend_(backend),
         options_(options),
-        steps_(steps),
-        channels_(Z.rows()),
+        steps_(plan.steps()),
+        channels_(start.rows()),
         Z_(backend.template matrix<T>(channels_, channels_)),
-        O_(backend.template matrix<T>(batch_rows, channels_)),
-        slope_(backend.template matrix<T>(batch_rows, channels_)) {
-    backend_.copy(Z, View(Z_));
+        batch_(backend, plan.batch_rows, channels_) {
+    backend_.copy(start, View(Z_));
     reset_optimizer();
   }
 
-  /// The loss of X [rows, channels], rows <= batch_rows, under R = qr(Z).Q.
   [[nodiscard]] double forward(ConstView X) {
     if (!fresh_) orthonormalize();
-    rows_ = X.rows();
-    View const O = View(O_).rows(0, rows_), slope = View(slope_).rows(0, rows_);
-    backend_.template gemm<T>(T(1), X, Op::none, factor_.rotation, Op::none, T(0), O);
-    return backend_.template objective<T>(options_.objective, O, slope);
+    return batch_.loss(backend_, options_.objective, X, factor_.rotation);
   }
 
   /// One step along the gradient of the last forward. False, and nothing is changed, when the gradient is not
   /// finite or, at the first step, no more than rounding.
   [[nodiscard]] bool backward() {
     auto A = backend_.template matrix<T>(channels_, channels_);
-    backend_.template gemm<T>(T(1), View(O_).rows(0, rows_), Op::transpose, View(slope_).rows(0, rows_),
-                              Op::none, T(0), A);
+    backend_.template gemm<T>(T(1), batch_.values(), Op::transpose, batch_.slope(), Op::none, T(0), A);
     double const whole = taken_ == 0 ? backend_.template frobenius_norm<T>(A) : 0;
     Matrix const gradient = qr_orth_gradient<T>(backend_, factor_, A);
     double const norm = backend_.template frobenius_norm<T>(A);  // that of the gradient
@@ -80,10 +121,15 @@ class Descent {
 
   [[nodiscard]] bool finite() const { return finite_; }
   [[nodiscard]] Matrix const& rotation() const { return factor_.rotation; }
-  [[nodiscard]] double rate() const { return rate_; }
   [[nodiscard]] index_t taken() const { return taken_; }
-  [[nodiscard]] double largest_condition() const { return largest_condition_; }
-  [[nodiscard]] bool used_householder() const { return used_householder_; }
+  /// Whether further steps are not worth taking, after an epoch.
+  [[nodiscard]] bool settled(Calibration const& /*so_far*/) const { return false; }
+  /// Writes what is particular to this descent.
+  void report(Calibration& found) const {
+    found.qr_path = used_householder_ ? QrPath::householder : QrPath::cholesky;
+    found.largest_condition = largest_condition_;
+    found.learning_rate = rate_;
+  }
 
  private:
   void orthonormalize() {
@@ -114,8 +160,9 @@ class Descent {
 
   B const& backend_;
   CalibrationOptions<Objective, Optimizer> const& options_;
-  index_t steps_, channels_, rows_ = 0, taken_ = 0, optimizer_step_ = 0;
-  Matrix Z_, O_, slope_, first_, second_;
+  index_t steps_, channels_, taken_ = 0, optimizer_step_ = 0;
+  Matrix Z_, first_, second_;
+  RotatedBatch<T, B> batch_;
   QrOrth<B, T> factor_;
   double rate_ = 0, largest_condition_ = 1;
   bool fresh_ = false, finite_ = true, used_householder_ = false;

@@ -47,16 +47,33 @@ struct CalibrationProgress {
   double loss;
 };
 
+namespace detail {
+
+/// Steps of a calibration that names no epochs. An optimizer type may say otherwise.
+template <class Optimizer>
+[[nodiscard]] constexpr index_t default_steps() {
+  if constexpr (requires { Optimizer::default_steps; }) return Optimizer::default_steps;
+  else return 160;
+}
+template <class Optimizer>
+[[nodiscard]] constexpr bool takes_learning_rate() {
+  if constexpr (requires { Optimizer::takes_learning_rate; }) return Optimizer::takes_learning_rate;
+  else return true;
+}
+
+}  // namespace detail
+
 /// How to calibrate. Name the objective and the optimizer as template arguments where they are not the
 /// defaults: `CalibrationOptions<Uniformity>{.seed = 1}`.
 template <class Objective = Whip, class Optimizer = Sgd>
 struct CalibrationOptions {
   Objective objective{};
   Optimizer optimizer{};
-  index_t epochs = 0;         ///< passes over the rows; 0: as many as make about 160 steps
+  index_t epochs = 0;         ///< passes over the rows; 0: about 160 steps (Procrustes: at most about 40)
   index_t batch_rows = 4096;  ///< rows per step at most; an epoch is cut into equal batches
   /// The step in the paper's meaning: Z <- Z - rate v, v the momentum sum of dL/dZ, L the mean over tokens of
-  /// the sum over channels. Unset: derived from the first gradient, see relative_step.
+  /// the sum over channels. Unset: derived from the first gradient, see relative_step. Cayley: the same of R.
+  /// Procrustes has none.
   std::optional<float> learning_rate{};
   /// Used when learning_rate is unset. The rate is set so that a steady gradient of the first one's size
   /// would move the rotation by this fraction of its own Frobenius norm per step: one number for any
@@ -74,11 +91,13 @@ struct CalibrationOptions {
   /// Throws InvalidArgument with the first option that is out of range.
   void validate() const {
     detail::require(epochs >= 0, "[calibrate] epochs ", epochs,
-                    ": must be positive, or 0 for about 160 steps");
+                    ": must be positive, or 0 for about ", detail::default_steps<Optimizer>(), " steps");
     detail::require(batch_rows >= 1, "[calibrate] batch_rows ", batch_rows, ": at least one row is needed");
     detail::require(!learning_rate || (*learning_rate > 0 && std::isfinite(*learning_rate)),
                     "[calibrate] learning_rate ", learning_rate.value_or(0),
                     ": must be positive and finite; leave it unset to have it chosen");
+    detail::require(!learning_rate || detail::takes_learning_rate<Optimizer>(), "[calibrate] learning_rate ",
+                    learning_rate.value_or(0), ": this optimizer takes none; leave it unset");
     detail::require(relative_step > 0 && relative_step < 1, "[calibrate] relative_step ", relative_step,
                     ": must be above 0 and below 1");
     detail::require(tolerance >= 0 && tolerance < 1, "[calibrate] tolerance ", tolerance,
@@ -96,10 +115,11 @@ struct [[nodiscard]] Calibration {
   double best_loss = 0;          ///< that of `rotation`
   CalibrationStatus status = CalibrationStatus::max_epochs;
   double orthogonality = 0;           ///< |I - R^T R|_1 / (n 2^-24): LAPACK's test, good below 30
-  QrPath qr_path = QrPath::cholesky;  ///< householder when any step had to take it
-  double largest_condition = 1;       ///< of the latent, estimated, over all steps
-  double learning_rate = 0;           ///< the one used, before schedule
+  QrPath qr_path = QrPath::cholesky;  ///< householder when any QR factorisation had to take it
+  double largest_condition = 1;       ///< QR-Orth: of the latent, estimated, over all steps
+  double learning_rate = 0;           ///< the one used, before schedule; Procrustes: 0
   index_t steps = 0;                  ///< taken
+  index_t shortened = 0;              ///< Procrustes: steps made shorter so that the loss would not rise
 
   /// The losses divided by the channels: comparable across models. Whip: Gaussian 0.523, uniform 0.475.
   [[nodiscard]] double initial_loss_per_channel() const { return per_channel(initial_loss); }
