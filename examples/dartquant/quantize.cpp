@@ -160,10 +160,10 @@ void run(QuantizeFlags const& flags) {
   FoldReport const done = fold(cpu, model, rotations, output.path(), options);
   progress.finish();
   Model const written = Model::open(output.path());
-  Quantization weights_only = quantization;
-  weights_only.scheme = {.weights = quantization.scheme.weights};
-  FoldCheck const check = check_written(cpu, model, rotated_forward(rotations, folded, weights_only), written,
-                                        check_windows(model, flags.source));
+  ForwardOptions in_memory = rotated_forward(rotations, folded, quantization);
+  in_memory.gains = NormGains::folded;  // as in the folder, with and without rotations
+  in_memory.quantization.scheme = {.weights = quantization.scheme.weights};
+  FoldCheck const check = check_written(cpu, model, in_memory, written, check_windows(model, flags.source));
   std::optional<Measured> measured;
   Quantization online = quantization;
   online.scheme.weights = 16;
@@ -172,9 +172,8 @@ void run(QuantizeFlags const& flags) {
     measured =
         measure(cpu, model, written, windows, rotated_forward(none, {.r3 = active.r3}, online), progress);
   if (flags.integers) {
-    ForwardOptions unwritten =
-        rotated_forward(rotations, active, quantization);  // the folder holds values, not levels
-    unwritten.gains = NormGains::folded;
+    ForwardOptions unwritten = rotated_forward(rotations, active, quantization);
+    unwritten.gains = NormGains::folded;  // the levels behind the values of the folder
     measured->integers = measure_integers(cpu, model, windows, unwritten, measured->after, progress);
   }
   output.commit();

@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <map>
 #include <set>
@@ -93,29 +94,32 @@ TEST_CASE("a folded checkpoint gives the original's perplexity", "[program][fold
   CHECK(config["torch_dtype"] == "float32");
 }
 
+TEST_CASE("quantize without rotations writes what it rounds, gains folded", "[program][quantize]") {
+  Scratch const scratch;
+  Outcome const outcome =
+      run_program({"quantize", model, "--method", "rtn", "--scheme", "w4a8", "--weight-clip", "none",
+                   "--dtype", "f32", "--integers", "--text", (tiny_llama() / "eval.txt").string(),
+                   "--windows", "4", "-o", scratch / "w4", "--json", scratch / "w4.json"});
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  Json const report = Json::parse(read_file(scratch / "w4.json"));
+  CHECK(report["max_relative_logit_error"].get<double>() < 1e-4);
+  CHECK(std::abs(report["integers"]["relative_difference"].get<double>()) < 0.01);
+}
+
 TEST_CASE("quantize writes a checkpoint and measures it", "[program][quantize]") {
   Scratch const scratch;
-  Outcome const outcome = run_program({"quantize",
-                                       model,
-                                       "--calibration",
-                                       text,
-                                       "--text",
-                                       (tiny_llama() / "eval.txt").string(),
-                                       "--samples",
-                                       "8",
-                                       "--epochs",
-                                       "1",
-                                       "--r2-epochs",
-                                       "1",
-                                       "--windows",
-                                       "4",
-                                       "--scheme",
-                                       "w4a8kv8",
-                                       "--active",
-                                       "r1,r2,r3,r4",
-                                       "-o",
-                                       scratch / "w4",
-                                       "--json",
+  Outcome const outcome = run_program({"quantize",         model,
+                                       "--calibration",    text,
+                                       "--text",           (tiny_llama() / "eval.txt").string(),
+                                       "--samples",        "8",
+                                       "--epochs",         "1",
+                                       "--r2-epochs",      "1",
+                                       "--windows",        "4",
+                                       "--scheme",         "w4a8kv8",
+                                       "--active",         "r1,r2,r3,r4",
+                                       "--integers",       "-o",
+                                       scratch / "w4",     "--json",
                                        scratch / "w4.json"});
   INFO(outcome.err);
   REQUIRE(outcome.code == 0);
@@ -123,6 +127,7 @@ TEST_CASE("quantize writes a checkpoint and measures it", "[program][quantize]")
   CHECK(report["quantized"]["perplexity"].get<double>() > report["baseline"]["perplexity"].get<double>());
   CHECK(report["quantized"]["perplexity"].get<double>() < 2 * report["baseline"]["perplexity"].get<double>());
   CHECK(report["quantized"]["kl"].get<double>() > 0);
+  CHECK(std::abs(report["integers"]["relative_difference"].get<double>()) < 0.02);  // written as bfloat16
   CHECK(run_program({"inspect", scratch / "w4"}).code == 0);
 
   dartquant::SafetensorsFile const weights(scratch / "w4/model.safetensors");
