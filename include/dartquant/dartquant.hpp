@@ -50,10 +50,13 @@
 #include <dartquant/quant/scale.hpp>
 
 #include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/calibrate/cayley.hpp>
 #include <dartquant/calibrate/descent.hpp>
 #include <dartquant/calibrate/objective.hpp>
 #include <dartquant/calibrate/optimizer.hpp>
 #include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/polar_factor.hpp>
+#include <dartquant/calibrate/procrustes.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>
 #include <dartquant/calibrate/sample.hpp>
 
