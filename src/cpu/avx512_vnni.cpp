@@ -11,50 +11,49 @@ namespace {
 // ---- few rows: the weights are streamed once ----------------------------------------------------------
 
 constexpr std::int64_t most_streamed_rows = 8;
-constexpr std::int64_t prefetch_bytes = 4096;
+constexpr std::int64_t prefetch_bytes =
+    2048;  // what hides the memory's latency without pushing out what is in use
 
-/// All groups of one panel for `rows` rows. Two sums per row, low and high nibbles, and two more where there
-/// is one row, so that the latency of vpdpbusd is hidden.
+inline void prefetch(void const* at) {
+  _mm_prefetch(static_cast<char const*>(at) + prefetch_bytes, _MM_HINT_T0);
+}
+
+/// The nibbles of a line as bytes 0..15.
+inline __m512i low_nibbles(__m512i line) { return _mm512_and_si512(line, _mm512_set1_epi8(15)); }
+inline __m512i high_nibbles(__m512i line) { return low_nibbles(_mm512_srli_epi16(line, 4)); }
+
+/// One panel for `rows` rows: two sums per row, of low and of high nibbles.
 template <int rows>
 void stream_panel(Product const& p, std::int64_t panel) {
-  constexpr int chains = rows == 1 ? 4 : 2;
-  __m512i const low = _mm512_set1_epi8(15);
   __m512 totals[rows];
   for (__m512& total : totals) total = _mm512_setzero_ps();
   std::int8_t const* x = p.x;
+  bool const symmetric = p.w.zero_points == nullptr;
   for (std::int64_t group = 0; group < p.w.groups; ++group) {
     Group const g = group_of(p.w, panel, group);
-    __m512i sums[rows][chains];
-    for (auto& row : sums)
-      for (__m512i& sum : row) sum = _mm512_setzero_si512();
-    bool const symmetric = p.w.zero_points == nullptr;
-    if (symmetric)
-      for (int r = 0; r < rows; ++r) sums[r][0] = _mm512_set1_epi32(-8 * p.x_sums[r * p.w.groups + group]);
-    auto const add_line = [&](std::int64_t line, int chain) {
-      _mm_prefetch(reinterpret_cast<char const*>(g.lines + line * 64 + prefetch_bytes), _MM_HINT_T0);
-      __m512i const both = _mm512_load_si512(g.lines + line * 64);
-      __m512i const even = _mm512_and_si512(both, low);
-      __m512i const odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        std::int8_t const* const at = x + r * p.x_stride + line * 8;
-        sums[r][chain] = _mm512_dpbusd_epi32(sums[r][chain], even, broadcast_word(at));
-        sums[r][chain + 1] = _mm512_dpbusd_epi32(sums[r][chain + 1], odd, broadcast_word(at + 4));
-      }
-    };
-    std::int64_t line = 0;
-    for (; line + 1 < g.count; line += 2) {
-      add_line(line, 0);
-      add_line(line + 1, chains - 2);
-    }
-    if (line < g.count) add_line(line, 0);
-    x += 8 * g.count;
+    __m512i even[rows], odd[rows];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      __m512i dot = _mm512_add_epi32(sums[r][0], sums[r][1]);
-      if constexpr (chains == 4) dot = _mm512_add_epi32(dot, _mm512_add_epi32(sums[r][2], sums[r][3]));
-      totals[r] = add_group(p, r, group, g.index, g.scales, dot, totals[r], symmetric);
+      even[r] = _mm512_set1_epi32(symmetric ? -8 * p.x_sums[r * p.w.groups + group] : 0);
+      odd[r] = _mm512_setzero_si512();
     }
+    for (std::int64_t line = 0; line < g.count; ++line) {
+      prefetch(g.lines + 64 * line);
+      __m512i const both = _mm512_load_si512(g.lines + 64 * line);
+      __m512i const low = low_nibbles(both), high = high_nibbles(both);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        std::int8_t const* const at = x + r * p.x_stride + 8 * line;
+        even[r] = _mm512_dpbusd_epi32(even[r], low, broadcast_word(at));
+        odd[r] = _mm512_dpbusd_epi32(odd[r], high, broadcast_word(at + 4));
+      }
+    }
+    prefetch(g.scales);
+    x += 8 * g.count;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+      totals[r] =
+          add_group(p, r, group, g.index, g.scales, _mm512_add_epi32(even[r], odd[r]), totals[r], symmetric);
   }
   for (int r = 0; r < rows; ++r) finish(p, r, panel, totals[r]);
 }
@@ -115,7 +114,6 @@ struct Pass {
 
 template <int panels>
 void unpack(Product const& p, std::int64_t panel, Chunk const& chunk, std::uint8_t* to) {
-  __m512i const low = _mm512_set1_epi8(15);
   for (std::int64_t i = 0; i < chunk.count; ++i) {
     Piece const& piece = chunk.pieces[i];
     Group g[panels];
@@ -123,8 +121,8 @@ void unpack(Product const& p, std::int64_t panel, Chunk const& chunk, std::uint8
     for (std::int64_t line = piece.first; line < piece.first + piece.lines; ++line, to += 128 * panels)
       for (int k = 0; k < panels; ++k) {
         __m512i const both = _mm512_load_si512(g[k].lines + line * 64);
-        _mm512_store_si512(to + 64 * k, _mm512_and_si512(both, low));
-        _mm512_store_si512(to + 64 * (panels + k), _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
+        _mm512_store_si512(to + 64 * k, low_nibbles(both));
+        _mm512_store_si512(to + 64 * (panels + k), high_nibbles(both));
       }
     if (!piece.ends) continue;
     for (int k = 0; k < panels; ++k, to += 64) _mm512_store_ps(to, _mm512_load_ps(g[k].scales));
