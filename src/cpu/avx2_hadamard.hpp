@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/kernel_table.hpp"
+
 #define DARTQUANT_INLINE inline __attribute__((always_inline))
 
 namespace dartquant::cpu {
@@ -69,29 +71,27 @@ DARTQUANT_INLINE void butterflies(__m256 (&v)[count]) {
       }
 }
 
-/// Memory that is asked for on the way, evenly: requests in a bunch would wait for each other and hold up the
-/// adders. A pitch below 64 bytes asks for a line again, which costs next to nothing.
-struct Ahead {
-  char const* at;
-  std::int64_t pitch;  ///< bytes from request to request
+/// Requests for memory that a kernel makes on the way, or none.
+struct Requests {
+  Ahead ahead;
 
   DARTQUANT_INLINE void request() {
-    _mm_prefetch(at, _MM_HINT_T0);
-    at += pitch;
+    _mm_prefetch(ahead.at, _MM_HINT_T0);
+    ahead.at += ahead.pitch;
   }
 };
-struct NothingAhead {
+struct NoRequests {
   DARTQUANT_INLINE void request() {}
 };
 
 /// Blocks of 8 count values, count <= 8. One request for every `each` registers.
-template <int count, int each, class Requests>
-void walsh_in_registers(float* x, std::int64_t blocks, Requests& requests) {
+template <int count, int each, class Ask>
+void walsh_in_registers(float* x, std::int64_t blocks, Ask& ask) {
   for (float* const end = x + blocks * count * lanes; x != end; x += count * lanes) {
     __m256 v[count];
 #pragma GCC unroll 8
     for (int i = 0; i < count; ++i) {
-      if (i % each == 0) requests.request();
+      if (i % each == 0) ask.request();
       v[i] = stage<4>(stage<2>(load_stage1(x + i * lanes)));
     }
     butterflies(v);
@@ -102,14 +102,14 @@ void walsh_in_registers(float* x, std::int64_t blocks, Requests& requests) {
 
 /// Stages h, 2h, ... of `blocks` blocks of radix h values, h >= 8: a constant, so that every address is one
 /// register and an offset. One request for every four registers.
-template <int radix, int h, class Requests>
-void walsh_across(float* x, std::int64_t blocks, Requests& requests) {
+template <int radix, int h, class Ask>
+void walsh_across(float* x, std::int64_t blocks, Ask& ask) {
   for (; blocks > 0; --blocks, x += (radix - 1) * h)
     for (float* const end = x + h; x != end; x += lanes) {
       __m256 v[radix];
 #pragma GCC unroll 8
       for (int i = 0; i < radix; ++i) {
-        if (i % 4 == 0) requests.request();
+        if (i % 4 == 0) ask.request();
         v[i] = _mm256_loadu_ps(x + i * h);
       }
       butterflies(v);
@@ -118,11 +118,11 @@ void walsh_across(float* x, std::int64_t blocks, Requests& requests) {
     }
 }
 
-template <int h, class Requests>
-void walsh_across_any(float* x, std::int64_t blocks, std::int64_t radix, Requests& requests) {
-  if (radix == 2) walsh_across<2, h>(x, blocks, requests);
-  else if (radix == 4) walsh_across<4, h>(x, blocks, requests);
-  else if (radix == 8) walsh_across<8, h>(x, blocks, requests);
+template <int h, class Ask>
+void walsh_across_any(float* x, std::int64_t blocks, std::int64_t radix, Ask& ask) {
+  if (radix == 2) walsh_across<2, h>(x, blocks, ask);
+  else if (radix == 4) walsh_across<4, h>(x, blocks, ask);
+  else if (radix == 8) walsh_across<8, h>(x, blocks, ask);
 }
 
 /// length = 2 or 4: blocks lie side by side in a register.
@@ -137,21 +137,21 @@ void walsh_side_by_side(float* x, std::int64_t values) {
 }
 
 /// Blocks of 128 values and more: all stages over 4096 values while they are in L1, then the rest.
-template <class Requests>
-void walsh_in_passes(float* x, std::int64_t length, Requests& requests) {
+template <class Ask>
+void walsh_in_passes(float* x, std::int64_t length, Ask& ask) {
   std::int64_t const part = smaller(length, 4096), middle = smaller(length, 512);
-  NothingAhead nothing;
+  NoRequests nothing;
   for (std::int64_t first = 0; first < length; first += part) {
-    walsh_in_registers<8, 4>(x + first, part / 64, requests);
-    walsh_across_any<64>(x + first, part / middle, middle / 64, requests);
+    walsh_in_registers<8, 4>(x + first, part / 64, ask);
+    walsh_across_any<64>(x + first, part / middle, middle / 64, ask);
     walsh_across_any<512>(x + first, 1, part / middle, nothing);
   }
   walsh_across_any<4096>(x, 1, length / part, nothing);
 }
 
 /// One request for every 16 values, whatever the length (two passes make one each of two).
-template <class Requests>
-void walsh_with(float* x, std::int64_t count, std::int64_t length, Requests requests) {
+template <class Ask>
+void walsh_with(float* x, std::int64_t count, std::int64_t length, Ask& ask) {
   switch (length) {
     case 1:
       return;
@@ -160,26 +160,27 @@ void walsh_with(float* x, std::int64_t count, std::int64_t length, Requests requ
     case 4:
       return walsh_side_by_side<4>(x, count * 4);
     case 8:
-      return walsh_in_registers<1, 2>(x, count, requests);
+      return walsh_in_registers<1, 2>(x, count, ask);
     case 16:
-      return walsh_in_registers<2, 2>(x, count, requests);
+      return walsh_in_registers<2, 2>(x, count, ask);
     case 32:
-      return walsh_in_registers<4, 2>(x, count, requests);
+      return walsh_in_registers<4, 2>(x, count, ask);
     case 64:
-      return walsh_in_registers<8, 2>(x, count, requests);
+      return walsh_in_registers<8, 2>(x, count, ask);
     default:
-      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, requests);
+      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, ask);
   }
 }
 
 void walsh(float* x, std::int64_t count, std::int64_t length) {
-  walsh_with(x, count, length, NothingAhead{});
+  NoRequests nothing;
+  walsh_with(x, count, length, nothing);
 }
 
-void walsh_and_prefetch(float* x, std::int64_t count, std::int64_t length, void const* next,
-                        std::int64_t bytes) {
-  std::int64_t const requests = (count * length + 15) / 16;
-  walsh_with(x, count, length, Ahead{static_cast<char const*>(next), bytes / requests});
+void walsh_ahead(float* x, std::int64_t count, std::int64_t length, Ahead* ahead) {
+  Requests ask{*ahead};
+  walsh_with(x, count, length, ask);
+  *ahead = ask.ahead;
 }
 
 // ---- the base of other orders -------------------------------------------------------------------------

@@ -43,9 +43,14 @@ DARTQUANT_INLINE __m128i bfloat16_of_float(__m256 x) {
   return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));
 }
 
-template <Type type>
-void load_16bit(std::uint16_t const* x, float* y, std::int64_t count) {
+template <Type type, class Ask>
+void load_16bit(std::uint16_t const* x, float* y, std::int64_t count, Ask& ask) {
   std::int64_t j = 0;
+  for (; j + 64 <= count; j += 64) {
+    ask.request();
+#pragma GCC unroll 8
+    for (int i = 0; i < 64; i += lanes) _mm256_storeu_ps(y + j + i, float_of_16(type, load128(x + j + i)));
+  }
   for (; j + lanes <= count; j += lanes) _mm256_storeu_ps(y + j, float_of_16(type, load128(x + j)));
   if (j == count) return;
   std::uint16_t rest[lanes] = {};
@@ -64,9 +69,16 @@ void load_16bit(std::uint16_t const* x, std::int32_t const* permutation, float* 
   }
 }
 
-void load_float(float const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+template <class Ask>
+void load_float(float const* x, std::int32_t const* permutation, float* y, std::int64_t count, Ask& ask) {
   if (permutation == nullptr) {
-    std::memcpy(y, x, bytes_of(count, sizeof(float)));
+    std::int64_t j = 0;
+    for (; j + 64 <= count; j += 64) {
+      ask.request();
+#pragma GCC unroll 8
+      for (int i = 0; i < 64; i += lanes) _mm256_storeu_ps(y + j + i, _mm256_loadu_ps(x + j + i));
+    }
+    std::memcpy(y + j, x + j, bytes_of(count - j, sizeof(float)));
     return;
   }
   for (std::int64_t j = 0; j < count; j += lanes) {
@@ -77,25 +89,33 @@ void load_float(float const* x, std::int32_t const* permutation, float* y, std::
   }
 }
 
-void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
-  if (type == Type::float32) return load_float(static_cast<float const*>(x), permutation, y, count);
+template <class Ask>
+void load_with(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
+               Ask& ask) {
+  if (type == Type::float32) return load_float(static_cast<float const*>(x), permutation, y, count, ask);
   auto const* const from = static_cast<std::uint16_t const*>(x);
   if (type == Type::float16) {
-    if (permutation == nullptr) load_16bit<Type::float16>(from, y, count);
+    if (permutation == nullptr) load_16bit<Type::float16>(from, y, count, ask);
     else load_16bit<Type::float16>(from, permutation, y, count);
   } else {
-    if (permutation == nullptr) load_16bit<Type::bfloat16>(from, y, count);
+    if (permutation == nullptr) load_16bit<Type::bfloat16>(from, y, count, ask);
     else load_16bit<Type::bfloat16>(from, permutation, y, count);
   }
 }
 
-template <Type type>
-void store_16bit(float const* x, float factor, std::uint16_t* y, std::int64_t count) {
+template <Type type, class Ask>
+void store_16bit(float const* x, float factor, std::uint16_t* y, std::int64_t count, Ask& ask) {
   __m256 const f = _mm256_set1_ps(factor);
   auto const narrow = [](__m256 v) {
     return type == Type::float16 ? _mm256_cvtps_ph(v, nearest) : bfloat16_of_float(v);
   };
   std::int64_t j = 0;
+  for (; j + 64 <= count; j += 64) {
+    ask.request();
+#pragma GCC unroll 8
+    for (int i = 0; i < 64; i += lanes)
+      store128(y + j + i, narrow(_mm256_mul_ps(_mm256_loadu_ps(x + j + i), f)));
+  }
   for (; j + lanes <= count; j += lanes) store128(y + j, narrow(_mm256_mul_ps(_mm256_loadu_ps(x + j), f)));
   if (j == count) return;
   std::uint16_t rest[lanes];
@@ -103,14 +123,21 @@ void store_16bit(float const* x, float factor, std::uint16_t* y, std::int64_t co
   std::memcpy(y + j, rest, bytes_of(count - j, 2));
 }
 
-void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+template <class Ask>
+void store_with(Type type, float const* x, float factor, void* y, std::int64_t count, Ask& ask) {
   if (type == Type::float16)
-    return store_16bit<Type::float16>(x, factor, static_cast<std::uint16_t*>(y), count);
+    return store_16bit<Type::float16>(x, factor, static_cast<std::uint16_t*>(y), count, ask);
   if (type == Type::bfloat16)
-    return store_16bit<Type::bfloat16>(x, factor, static_cast<std::uint16_t*>(y), count);
+    return store_16bit<Type::bfloat16>(x, factor, static_cast<std::uint16_t*>(y), count, ask);
   __m256 const f = _mm256_set1_ps(factor);
   auto* const to = static_cast<float*>(y);
   std::int64_t j = 0;
+  for (; j + 64 <= count; j += 64) {
+    ask.request();
+#pragma GCC unroll 8
+    for (int i = 0; i < 64; i += lanes)
+      _mm256_storeu_ps(to + j + i, _mm256_mul_ps(_mm256_loadu_ps(x + j + i), f));
+  }
   for (; j + lanes <= count; j += lanes) _mm256_storeu_ps(to + j, _mm256_mul_ps(_mm256_loadu_ps(x + j), f));
   if (j == count) return;
   __m256i const mask = mask8(count - j);
@@ -130,12 +157,15 @@ struct Extremes {
   }
 };
 
-Range range(float const* x, std::int64_t count) {
+template <class Ask>
+Range range_with(float const* x, std::int64_t count, Ask& ask) {
   Extremes all[4];
   std::int64_t j = 0;
-  for (; j + 4 * lanes <= count; j += 4 * lanes)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) all[i].add(_mm256_loadu_ps(x + j + i * lanes));
+  for (; j + 8 * lanes <= count; j += 8 * lanes) {
+    ask.request();
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) all[i % 4].add(_mm256_loadu_ps(x + j + i * lanes));
+  }
   for (; j < count; j += lanes) all[0].add(_mm256_maskload_ps(x + j, mask8(count - j)));
   for (int i = 1; i < 4; ++i) {
     all[0].min = _mm256_min_ps(all[i].min, all[0].min);
@@ -178,10 +208,13 @@ DARTQUANT_INLINE __m256i levels_of_32(float const* x, LevelMap const& map) {
   return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-template <bool above_127>
-void quantize_as(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels) {
+template <bool above_127, class Ask>
+void quantize_as(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels, Ask& ask) {
   std::int64_t j = 0;
-  for (; j + 32 <= count; j += 32) store256(levels + j, levels_of_32<above_127>(x + j, map));
+  for (; j + 32 <= count; j += 32) {
+    ask.request();
+    store256(levels + j, levels_of_32<above_127>(x + j, map));
+  }
   if (j == count) return;
   float rest[32] = {};
   std::int8_t rest_levels[32];
@@ -190,9 +223,11 @@ void quantize_as(float const* x, std::int64_t count, LevelMap const& map, std::i
   std::memcpy(levels + j, rest_levels, bytes_of(count - j, 1));
 }
 
-void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
-  if (map->highest + static_cast<float>(map->zero_point) > 127.0f) quantize_as<true>(x, count, *map, levels);
-  else quantize_as<false>(x, count, *map, levels);
+template <class Ask>
+void quantize_with(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels, Ask& ask) {
+  if (map->highest + static_cast<float>(map->zero_point) > 127.0f)
+    quantize_as<true>(x, count, *map, levels, ask);
+  else quantize_as<false>(x, count, *map, levels, ask);
 }
 
 template <bool is_signed>
@@ -283,10 +318,54 @@ std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
   return static_cast<std::int32_t>(parts[0] + parts[1] + parts[2] + parts[3] - 128 * j);
 }
 
+// ---- with and without requests ------------------------------------------------------------------------
+
+void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  NoRequests nothing;
+  load_with(type, x, permutation, y, count, nothing);
+}
+void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+  NoRequests nothing;
+  store_with(type, x, factor, y, count, nothing);
+}
+Range range(float const* x, std::int64_t count) {
+  NoRequests nothing;
+  return range_with(x, count, nothing);
+}
+void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
+  NoRequests nothing;
+  quantize_with(x, count, map, levels, nothing);
+}
+
+void load_ahead(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
+                Ahead* ahead) {
+  Requests ask{*ahead};
+  load_with(type, x, permutation, y, count, ask);
+  *ahead = ask.ahead;
+}
+void store_ahead(Type type, float const* x, float factor, void* y, std::int64_t count, Ahead* ahead) {
+  Requests ask{*ahead};
+  store_with(type, x, factor, y, count, ask);
+  *ahead = ask.ahead;
+}
+Range range_ahead(float const* x, std::int64_t count, Ahead* ahead) {
+  Requests ask{*ahead};
+  Range const found = range_with(x, count, ask);
+  *ahead = ask.ahead;
+  return found;
+}
+void quantize_ahead(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels,
+                    Ahead* ahead) {
+  Requests ask{*ahead};
+  quantize_with(x, count, map, levels, ask);
+  *ahead = ask.ahead;
+}
+
+constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, range_ahead, quantize_ahead};
+
 }  // namespace
 
-RowKernels const avx2_rows{
-    load,           store,      walsh, multiply_base,     range, quantize, pack_nibbles,
-    unpack_nibbles, dequantize, sum,   walsh_and_prefetch};
+RowKernels const avx2_rows{load,         store,          walsh,      multiply_base, range,         quantize,
+                           pack_nibbles, unpack_nibbles, dequantize, sum,           &with_requests};
 
 }  // namespace dartquant::cpu

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cpu/kernel_table.hpp"
+
 #define DARTQUANT_INLINE inline __attribute__((always_inline))
 
 #if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own undefined vectors
@@ -92,25 +94,29 @@ DARTQUANT_INLINE void butterflies(__m512 (&v)[count]) {
       }
 }
 
-/// Lines of memory that are asked for a few at a time, between the butterflies.
-struct Ahead {
-  char const* at;
-  std::int64_t lines;  ///< of each step
+/// Requests for memory that a kernel makes on the way, or none.
+struct Requests {
+  Ahead ahead;
 
-  DARTQUANT_INLINE void step() {
-    for (std::int64_t i = 0; i < lines; ++i) _mm_prefetch(at + 64 * i, _MM_HINT_T0);
-    at += 64 * lines;
+  DARTQUANT_INLINE void request() {
+    _mm_prefetch(ahead.at, _MM_HINT_T0);
+    ahead.at += ahead.pitch;
   }
 };
+struct NoRequests {
+  DARTQUANT_INLINE void request() {}
+};
 
-/// Blocks of 16 count values, count <= 16.
-template <int count>
-void walsh_in_registers(float* x, std::int64_t blocks, Ahead& ahead) {
+/// Blocks of 16 count values, count <= 16. One request for every `each` registers.
+template <int count, int each, class Ask>
+void walsh_in_registers(float* x, std::int64_t blocks, Ask& ask) {
   for (float* const end = x + blocks * count * lanes; x != end; x += count * lanes) {
-    ahead.step();
     __m512 v[count];
 #pragma GCC unroll 16
-    for (int i = 0; i < count; ++i) v[i] = stage<8>(stage<4>(stage<2>(load_stage1(x + i * lanes))));
+    for (int i = 0; i < count; ++i) {
+      if (i % each == 0) ask.request();
+      v[i] = stage<8>(stage<4>(stage<2>(load_stage1(x + i * lanes))));
+    }
     butterflies(v);
 #pragma GCC unroll 16
     for (int i = 0; i < count; ++i) _mm512_storeu_ps(x + i * lanes, v[i]);
@@ -118,26 +124,28 @@ void walsh_in_registers(float* x, std::int64_t blocks, Ahead& ahead) {
 }
 
 /// Stages h, 2h, ... of one block of radix h values, h >= 16: a constant, so that every address is one
-/// register and an offset.
-template <int radix, int h>
-void walsh_across(float* x, Ahead& ahead) {
+/// register and an offset. One request for every two registers.
+template <int radix, int h, class Ask>
+void walsh_across(float* x, Ask& ask) {
   for (float* const end = x + h; x != end; x += lanes) {
-    if constexpr (radix == 16) ahead.step();
     __m512 v[radix];
 #pragma GCC unroll 16
-    for (int i = 0; i < radix; ++i) v[i] = _mm512_loadu_ps(x + i * h);
+    for (int i = 0; i < radix; ++i) {
+      if (i % 2 == 0) ask.request();
+      v[i] = _mm512_loadu_ps(x + i * h);
+    }
     butterflies(v);
 #pragma GCC unroll 16
     for (int i = 0; i < radix; ++i) _mm512_storeu_ps(x + i * h, v[i]);
   }
 }
 
-template <int h>
-void walsh_across(float* x, std::int64_t radix, Ahead& ahead) {
-  if (radix == 2) walsh_across<2, h>(x, ahead);
-  else if (radix == 4) walsh_across<4, h>(x, ahead);
-  else if (radix == 8) walsh_across<8, h>(x, ahead);
-  else if (radix == 16) walsh_across<16, h>(x, ahead);
+template <int h, class Ask>
+void walsh_across(float* x, std::int64_t radix, Ask& ask) {
+  if (radix == 2) walsh_across<2, h>(x, ask);
+  else if (radix == 4) walsh_across<4, h>(x, ask);
+  else if (radix == 8) walsh_across<8, h>(x, ask);
+  else if (radix == 16) walsh_across<16, h>(x, ask);
 }
 
 /// length = 2, 4 or 8: blocks lie side by side in a register.
@@ -152,47 +160,54 @@ void walsh_side_by_side(float* x, std::int64_t values) {
   }
 }
 
-/// Blocks of 256 values and more: all stages over 4096 values while they are in L1, then the rest.
-void walsh_in_passes(float* x, std::int64_t length, Ahead& ahead) {
+/// Blocks of 512 values and more: all stages over 4096 values while they are in L1, then the rest.
+template <class Ask>
+void walsh_in_passes(float* x, std::int64_t length, Ask& ask) {
   std::int64_t const part = smaller(length, 4096);
   for (std::int64_t first = 0; first < length; first += part) {
-    walsh_in_registers<16>(x + first, part / 256, ahead);
-    walsh_across<256>(x + first, part / 256, ahead);
+    walsh_in_registers<16, 2>(x + first, part / 256, ask);
+    walsh_across<256>(x + first, part / 256, ask);
   }
-  walsh_across<4096>(x, length / part, ahead);
+  NoRequests nothing;
+  walsh_across<4096>(x, length / part, nothing);
 }
 
-void walsh_and_prefetch(float* x, std::int64_t count, std::int64_t length, void const* next,
-                        std::int64_t bytes) {
-  std::int64_t const values = count * length;
-  std::int64_t const steps = length <= 256 ? count : values / 256 * (length >= 4096 ? 2 : 1);
-  Ahead ahead{static_cast<char const*>(next), (bytes + 64 * steps - 1) / (64 * steps)};
+/// One request for every register of 16 values, whatever the length (two passes make one each of two).
+template <class Ask>
+void walsh_with(float* x, std::int64_t count, std::int64_t length, Ask& ask) {
   switch (length) {
     case 1:
       return;
     case 2:
-      return walsh_side_by_side<2>(x, values);
+      return walsh_side_by_side<2>(x, count * 2);
     case 4:
-      return walsh_side_by_side<4>(x, values);
+      return walsh_side_by_side<4>(x, count * 4);
     case 8:
-      return walsh_side_by_side<8>(x, values);
+      return walsh_side_by_side<8>(x, count * 8);
     case 16:
-      return walsh_in_registers<1>(x, count, ahead);
+      return walsh_in_registers<1, 1>(x, count, ask);
     case 32:
-      return walsh_in_registers<2>(x, count, ahead);
+      return walsh_in_registers<2, 1>(x, count, ask);
     case 64:
-      return walsh_in_registers<4>(x, count, ahead);
+      return walsh_in_registers<4, 1>(x, count, ask);
     case 128:
-      return walsh_in_registers<8>(x, count, ahead);
+      return walsh_in_registers<8, 1>(x, count, ask);
     case 256:
-      return walsh_in_registers<16>(x, count, ahead);
+      return walsh_in_registers<16, 1>(x, count, ask);
     default:
-      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, ahead);
+      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, ask);
   }
 }
 
 void walsh(float* x, std::int64_t count, std::int64_t length) {
-  walsh_and_prefetch(x, count, length, nullptr, 0);
+  NoRequests nothing;
+  walsh_with(x, count, length, nothing);
+}
+
+void walsh_ahead(float* x, std::int64_t count, std::int64_t length, Ahead* ahead) {
+  Requests ask{*ahead};
+  walsh_with(x, count, length, ask);
+  *ahead = ask.ahead;
 }
 
 // ---- the base of other orders -------------------------------------------------------------------------

@@ -57,10 +57,16 @@ DARTQUANT_INLINE __m512 gather16(void const* x, __m512i index, std::int64_t coun
   }
 }
 
-template <Type type>
-void load_as(void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+template <Type type, class Ask>
+void load_as(void const* x, std::int32_t const* permutation, float* y, std::int64_t count, Ask& ask) {
   if (permutation == nullptr || count == 1) {
     std::int64_t j = 0;
+    for (; j + 4 * lanes <= count; j += 4 * lanes) {
+      ask.request();
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        _mm512_storeu_ps(y + j + i * lanes, load16<type>(x, j + i * lanes, mask16(lanes)));
+    }
     for (; j + lanes <= count; j += lanes) _mm512_storeu_ps(y + j, load16<type>(x, j, mask16(lanes)));
     if (j < count) _mm512_mask_storeu_ps(y + j, mask16(count - j), load16<type>(x, j, mask16(count - j)));
     return;
@@ -72,10 +78,12 @@ void load_as(void const* x, std::int32_t const* permutation, float* y, std::int6
   }
 }
 
-void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
-  if (type == Type::float32) load_as<Type::float32>(x, permutation, y, count);
-  else if (type == Type::float16) load_as<Type::float16>(x, permutation, y, count);
-  else load_as<Type::bfloat16>(x, permutation, y, count);
+template <class Ask>
+void load_with(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
+               Ask& ask) {
+  if (type == Type::float32) load_as<Type::float32>(x, permutation, y, count, ask);
+  else if (type == Type::float16) load_as<Type::float16>(x, permutation, y, count, ask);
+  else load_as<Type::bfloat16>(x, permutation, y, count, ask);
 }
 
 template <Type type>
@@ -88,10 +96,16 @@ DARTQUANT_INLINE void store16(__m512 x, void* y, std::int64_t j, __mmask16 mask)
   }
 }
 
-template <Type type>
-void store_as(float const* x, float factor, void* y, std::int64_t count) {
+template <Type type, class Ask>
+void store_as(float const* x, float factor, void* y, std::int64_t count, Ask& ask) {
   __m512 const f = _mm512_set1_ps(factor);
   std::int64_t j = 0;
+  for (; j + 4 * lanes <= count; j += 4 * lanes) {
+    ask.request();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      store16<type>(_mm512_mul_ps(_mm512_loadu_ps(x + j + i * lanes), f), y, j + i * lanes, mask16(lanes));
+  }
   for (; j + lanes <= count; j += lanes)
     store16<type>(_mm512_mul_ps(_mm512_loadu_ps(x + j), f), y, j, mask16(lanes));
   if (j == count) return;
@@ -99,10 +113,11 @@ void store_as(float const* x, float factor, void* y, std::int64_t count) {
   store16<type>(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + j), f), y, j, mask);
 }
 
-void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
-  if (type == Type::float32) store_as<Type::float32>(x, factor, y, count);
-  else if (type == Type::float16) store_as<Type::float16>(x, factor, y, count);
-  else store_as<Type::bfloat16>(x, factor, y, count);
+template <class Ask>
+void store_with(Type type, float const* x, float factor, void* y, std::int64_t count, Ask& ask) {
+  if (type == Type::float32) store_as<Type::float32>(x, factor, y, count, ask);
+  else if (type == Type::float16) store_as<Type::float16>(x, factor, y, count, ask);
+  else store_as<Type::bfloat16>(x, factor, y, count, ask);
 }
 
 // ---- quantization -------------------------------------------------------------------------------------
@@ -118,12 +133,15 @@ struct Extremes {
   }
 };
 
-Range range(float const* x, std::int64_t count) {
+template <class Ask>
+Range range_with(float const* x, std::int64_t count, Ask& ask) {
   Extremes all[4];
   std::int64_t j = 0;
-  for (; j + 4 * lanes <= count; j += 4 * lanes)
+  for (; j + 4 * lanes <= count; j += 4 * lanes) {
+    ask.request();
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) all[i].add(_mm512_loadu_ps(x + j + i * lanes));
+  }
   for (; j < count; j += lanes) all[0].add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
   __m512 const low =
       _mm512_min_ps(_mm512_min_ps(all[0].min, all[1].min), _mm512_min_ps(all[2].min, all[3].min));
@@ -145,8 +163,9 @@ DARTQUANT_INLINE __m512i rounded(__m512 x, LevelMap const& map) {
 
 /// 64 levels at a time: four registers of int32 narrow to one of bytes. The lower limit and the zero point
 /// act on 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
-template <bool above_127>
-std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels) {
+template <bool above_127, class Ask>
+std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels,
+                            Ask& ask) {
   __m512i const lowest = _mm512_set1_epi16(static_cast<std::int16_t>(map.lowest));
   __m512i const zero_point = _mm512_set1_epi16(static_cast<std::int16_t>(map.zero_point));
   __m512i const in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -154,7 +173,10 @@ std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& 
   for (; j + 64 <= count; j += 64) {
     __m512i v[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) v[i] = rounded(_mm512_loadu_ps(x + j + i * lanes), map);
+    for (int i = 0; i < 4; ++i) {
+      if (i % 2 == 0) ask.request();
+      v[i] = rounded(_mm512_loadu_ps(x + j + i * lanes), map);
+    }
     __m512i a = _mm512_packs_epi32(v[0], v[1]), b = _mm512_packs_epi32(v[2], v[3]);
     a = _mm512_add_epi16(_mm512_max_epi16(a, lowest), zero_point);
     b = _mm512_add_epi16(_mm512_max_epi16(b, lowest), zero_point);
@@ -164,10 +186,11 @@ std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& 
   return j;
 }
 
-void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
+template <class Ask>
+void quantize_with(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels, Ask& ask) {
   bool const above_127 = map->highest + static_cast<float>(map->zero_point) > 127.0f;
-  std::int64_t j = above_127 ? quantize_by_64<true>(x, count, *map, levels)
-                             : quantize_by_64<false>(x, count, *map, levels);
+  std::int64_t j = above_127 ? quantize_by_64<true>(x, count, *map, levels, ask)
+                             : quantize_by_64<false>(x, count, *map, levels, ask);
   __m512i const lowest = _mm512_set1_epi32(static_cast<std::int32_t>(map->lowest));
   for (; j < count; j += lanes) {
     __mmask16 const mask = mask16(count - j);
@@ -230,10 +253,54 @@ std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
   return static_cast<std::int32_t>(_mm512_reduce_add_epi64(total) - 128 * shifted);
 }
 
+// ---- with and without requests ------------------------------------------------------------------------
+
+void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+  NoRequests nothing;
+  load_with(type, x, permutation, y, count, nothing);
+}
+void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+  NoRequests nothing;
+  store_with(type, x, factor, y, count, nothing);
+}
+Range range(float const* x, std::int64_t count) {
+  NoRequests nothing;
+  return range_with(x, count, nothing);
+}
+void quantize(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels) {
+  NoRequests nothing;
+  quantize_with(x, count, map, levels, nothing);
+}
+
+void load_ahead(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
+                Ahead* ahead) {
+  Requests ask{*ahead};
+  load_with(type, x, permutation, y, count, ask);
+  *ahead = ask.ahead;
+}
+void store_ahead(Type type, float const* x, float factor, void* y, std::int64_t count, Ahead* ahead) {
+  Requests ask{*ahead};
+  store_with(type, x, factor, y, count, ask);
+  *ahead = ask.ahead;
+}
+Range range_ahead(float const* x, std::int64_t count, Ahead* ahead) {
+  Requests ask{*ahead};
+  Range const found = range_with(x, count, ask);
+  *ahead = ask.ahead;
+  return found;
+}
+void quantize_ahead(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels,
+                    Ahead* ahead) {
+  Requests ask{*ahead};
+  quantize_with(x, count, map, levels, ask);
+  *ahead = ask.ahead;
+}
+
+constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, range_ahead, quantize_ahead};
+
 }  // namespace
 
-RowKernels const avx512_rows{
-    load,           store,      walsh, multiply_base,     range, quantize, pack_nibbles,
-    unpack_nibbles, dequantize, sum,   walsh_and_prefetch};
+RowKernels const avx512_rows{load,         store,          walsh,      multiply_base, range,         quantize,
+                             pack_nibbles, unpack_nibbles, dequantize, sum,           &with_requests};
 
 }  // namespace dartquant::cpu

@@ -73,6 +73,25 @@ struct LevelMap {
   std::int32_t zero_point;
 };
 
+/// Memory that is wanted soon: it is asked for a line at a time, every `pitch` bytes, while a kernel works.
+/// Requests that come in a bunch wait for each other, and the work waits for them.
+struct Ahead {
+  char const* at;
+  std::int64_t pitch;  ///< at most 64; below that some requests repeat, which costs next to nothing
+};
+
+/// The kernels of RowKernels that also ask for what comes next: as often as their share of the time demands,
+/// per 64 values once, load, store and range, four times, walsh (of 16 and more values), and twice, quantize.
+struct RowKernelsAhead {
+  void (*load)(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
+               Ahead* ahead);
+  void (*store)(Type type, float const* x, float factor, void* y, std::int64_t count, Ahead* ahead);
+  void (*walsh)(float* x, std::int64_t count, std::int64_t length, Ahead* ahead);
+  Range (*range)(float const* x, std::int64_t count, Ahead* ahead);
+  void (*quantize)(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels,
+                   Ahead* ahead);
+};
+
 /// Kernels over rows. Buffers may have any alignment and length unless stated.
 struct RowKernels {
   /// y_j = float(x_j), or float(x_permutation[j]).
@@ -98,10 +117,8 @@ struct RowKernels {
                      std::int32_t zero_point, float* y);
   /// The sum of int8_t levels.
   std::int32_t (*sum)(std::int8_t const* levels, std::int64_t count);
-  /// walsh, which also asks for `bytes` at `next` on the way, so that memory works while the adders do. Null
-  /// where the instruction set has no such kernel.
-  void (*walsh_and_prefetch)(float* x, std::int64_t count, std::int64_t length, void const* next,
-                             std::int64_t bytes) = nullptr;
+  /// Null where the instruction set has none.
+  RowKernelsAhead const* ahead = nullptr;
 };
 
 /// Products with packed weights.

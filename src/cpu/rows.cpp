@@ -145,34 +145,71 @@ bool same_or_disjoint(dartquant_matrix const& x, dartquant_matrix const& y) {
          behind + static_cast<std::uintptr_t>(y_row) <= stride;
 }
 
+/// The kernels of a call, each asking for rows to come where the instruction set can.
+class Work {
+ public:
+  explicit Work(RowKernels const& kernels) : kernels_(kernels) {}
+
+  /// The rows [first, first + rows) of X are next, all asked for after `requests` requests per 64 values.
+  void next(dartquant_matrix const& x, std::int64_t first, std::int64_t rows, std::int64_t last,
+            std::int64_t requests) {
+    bool const any = kernels_.ahead != nullptr && first < last && x.stride < 2 * x.cols;
+    std::int64_t const values = std::min(rows, last - first) * x.stride;  // with what lies between the rows
+    std::int64_t const most = 64;
+    if (any)
+      ahead_ = {reinterpret_cast<char const*>(row_of(x, first)),
+                std::min(most, values * element_bytes(x.type) * 64 / (requests * rows * x.cols))};
+    asks_ = any;
+  }
+  void load(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count) {
+    if (asks_) kernels_.ahead->load(type, x, permutation, y, count, &ahead_);
+    else kernels_.load(type, x, permutation, y, count);
+  }
+  void store(Type type, float const* x, float factor, void* y, std::int64_t count) {
+    if (asks_) kernels_.ahead->store(type, x, factor, y, count, &ahead_);
+    else kernels_.store(type, x, factor, y, count);
+  }
+  void walsh(float* x, std::int64_t count, std::int64_t length) {
+    if (asks_) kernels_.ahead->walsh(x, count, length, &ahead_);
+    else kernels_.walsh(x, count, length);
+  }
+  Range range(float const* x, std::int64_t count) {
+    return asks_ ? kernels_.ahead->range(x, count, &ahead_) : kernels_.range(x, count);
+  }
+  void quantize(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels) {
+    if (asks_) kernels_.ahead->quantize(x, count, &map, levels, &ahead_);
+    else kernels_.quantize(x, count, &map, levels);
+  }
+  [[nodiscard]] RowKernels const& kernels() const { return kernels_; }
+
+ private:
+  RowKernels const& kernels_;
+  Ahead ahead_{};
+  bool asks_ = false;
+};
+
 /// Rows [first, first + rows) of X, permuted and transformed but for the factor, into the workspace.
-void transform_rows(RowKernels const& kernels, Plan const& plan, dartquant_matrix const& x,
-                    std::int64_t first, std::int64_t rows, Workspace const& w) {
+void transform_rows(Work& work, Plan const& plan, dartquant_matrix const& x, std::int64_t first,
+                    std::int64_t rows, Workspace const& w) {
   auto const type = static_cast<Type>(x.type);
   if (plan.permutation == nullptr && x.stride == x.cols)
-    kernels.load(type, row_of(x, first), nullptr, w.values, rows * x.cols);
+    work.load(type, row_of(x, first), nullptr, w.values, rows * x.cols);
   else
     for (std::int64_t i = 0; i < rows; ++i)
-      kernels.load(type, row_of(x, first + i), plan.permutation, w.values + i * x.cols, x.cols);
-  if (plan.length > 1) {
-    std::int64_t const blocks = rows * x.cols / plan.length;
-    if (kernels.walsh_and_prefetch == nullptr) kernels.walsh(w.values, blocks, plan.length);
-    else
-      kernels.walsh_and_prefetch(w.values, blocks, plan.length, row_of(x, first + rows),
-                                 first + rows < x.rows ? rows * x.cols * element_bytes(x.type) : 0);
-  }
+      work.load(type, row_of(x, first + i), plan.permutation, w.values + i * x.cols, x.cols);
+  if (plan.length > 1) work.walsh(w.values, rows * x.cols / plan.length, plan.length);
   if (plan.base == nullptr) return;
   std::int64_t const block = plan.order * plan.length;
   for (std::int64_t at = 0; at < rows * x.cols; at += block)
-    kernels.multiply_base(plan.base, plan.order, plan.length, w.values + at, w.buffer);
+    work.kernels().multiply_base(plan.base, plan.order, plan.length, w.values + at, w.buffer);
 }
 
-void store_rows(RowKernels const& kernels, float factor, Workspace const& w, dartquant_matrix const& y,
-                std::int64_t first, std::int64_t rows) {
+void store_rows(Work& work, float factor, Workspace const& w, dartquant_matrix const& y, std::int64_t first,
+                std::int64_t rows) {
   auto const type = static_cast<Type>(y.type);
-  if (y.stride == y.cols) return kernels.store(type, w.values, factor, row_of(y, first), rows * y.cols);
+  if (y.stride == y.cols) return work.store(type, w.values, factor, row_of(y, first), rows * y.cols);
   for (std::int64_t i = 0; i < rows; ++i)
-    kernels.store(type, w.values + i * y.cols, factor, row_of(y, first + i), y.cols);
+    work.store(type, w.values + i * y.cols, factor, row_of(y, first + i), y.cols);
 }
 
 /// The groups of a batch of rows, one after the other.
@@ -206,17 +243,16 @@ struct Groups {
 /// Levels, scales and zero points of a batch of rows. Ranges, divisions and levels of many groups at a time
 /// run one kind after the other: each kind's latencies overlap with those of its neighbours. Returns whether
 /// everything was finite.
-bool quantize_groups(RowKernels const& kernels, Groups groups, std::int64_t rows, float factor, float clip) {
+bool quantize_groups(Work& work, Groups groups, std::int64_t rows, float factor, float clip) {
   constexpr std::int64_t most = 64;
   Range ranges[most];
   LevelMap maps[most];
   auto const symmetry = static_cast<Symmetry>(groups.q.symmetry);
   bool finite = true;
-  std::int64_t left = rows * groups_of(groups.q);
-  for (; left > 0; left -= most) {
+  for (std::int64_t left = rows * groups_of(groups.q); left > 0; left -= most) {
     std::int64_t const count = std::min(most, left);
     Groups at = groups;
-    for (std::int64_t g = 0; g < count; ++g, at.next()) ranges[g] = kernels.range(at.values(), at.count());
+    for (std::int64_t g = 0; g < count; ++g, at.next()) ranges[g] = work.range(at.values(), at.count());
     at = groups;
     for (std::int64_t g = 0; g < count; ++g, at.next()) {
       // Rounding is monotone, so the factor of the range is the range of the products.
@@ -227,9 +263,9 @@ bool quantize_groups(RowKernels const& kernels, Groups groups, std::int64_t rows
       else at.keep(std::numeric_limits<float>::quiet_NaN(), 0);
     }
     for (std::int64_t g = 0; g < count; ++g, groups.next()) {
-      if (ranges[g].finite) kernels.quantize(groups.values(), groups.count(), &maps[g], groups.levels());
-      else std::memset(groups.levels(), 0, static_cast<std::size_t>(groups.count()));
       finite = finite && ranges[g].finite;
+      if (ranges[g].finite) work.quantize(groups.values(), groups.count(), maps[g], groups.levels());
+      else std::memset(groups.levels(), 0, static_cast<std::size_t>(groups.count()));
     }
   }
   return finite;
@@ -293,10 +329,12 @@ dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transfor
   Plan const plan = plan_of(transform);
   Workspace const w = workspace_at(workspace, x->cols);
   Share const mine = share(x->rows, part, parts);
+  Work work(*kernels);
   for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
     std::int64_t const rows = std::min(w.rows, mine.last - row);
-    transform_rows(*kernels, plan, *x, row, rows, w);
-    store_rows(*kernels, plan.factor, w, *y, row, rows);
+    work.next(*x, row + rows, w.rows, mine.last, 6);
+    transform_rows(work, plan, *x, row, rows, w);
+    store_rows(work, plan.factor, w, *y, row, rows);
   }
   return 0;
 }
@@ -320,11 +358,13 @@ dartquant_status dartquant_quantize(dartquant_cpu const* cpu, dartquant_transfor
   Plan const plan = plan_of(transform);
   Workspace const w = workspace_at(workspace, x->cols);
   Share const mine = share(x->rows, part, parts);
+  Work work(*kernels);
   bool finite = true;
   for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
     std::int64_t const rows = std::min(w.rows, mine.last - row);
-    transform_rows(*kernels, plan, *x, row, rows, w);
-    finite &= quantize_groups(*kernels, Groups{*q, w, row}, rows, plan.factor, clip_ratio);
+    work.next(*x, row + rows, w.rows, mine.last, plan.length > 1 ? 8 : 4);
+    transform_rows(work, plan, *x, row, rows, w);
+    finite &= quantize_groups(work, Groups{*q, w, row}, rows, plan.factor, clip_ratio);
     if (q->bits == 4) pack_rows(*kernels, w, *q, row, rows);
   }
   return finite ? 0 : status(dartquant_arg_x, dartquant_not_finite);

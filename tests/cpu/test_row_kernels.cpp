@@ -188,9 +188,9 @@ TEST_CASE("butterflies add in the portable order") {
         portable_rows.walsh(a.data(), blocks, length);
         set.kernels->walsh(b.data(), blocks, length);
         CHECK(a.same(b));
-        if (set.kernels->walsh_and_prefetch == nullptr) continue;
-        set.kernels->walsh_and_prefetch(c.data(), blocks, length, next.data(),
-                                        static_cast<std::int64_t>(next.size()));
+        if (set.kernels->ahead == nullptr) continue;
+        Ahead ahead{next.data(), 16};
+        set.kernels->ahead->walsh(c.data(), blocks, length, &ahead);
         CHECK(a.same(c));
       }
 }
