@@ -69,11 +69,12 @@ struct Position {
   std::int64_t group = 0, line = 0, channel = 0;
 };
 
-inline Chunk next_chunk(Panels const& w, Position& at) {
+/// At most `most_lines` <= chunk_lines lines.
+inline Chunk next_chunk(Panels const& w, Position& at, std::int64_t most_lines) {
   Chunk chunk;
   chunk.count = 0;
   chunk.channel = at.channel;
-  for (std::int64_t left = chunk_lines; left > 0 && at.group < w.groups && chunk.count < chunk_pieces;) {
+  for (std::int64_t left = most_lines; left > 0 && at.group < w.groups && chunk.count < chunk_pieces;) {
     std::int64_t const lines = at.group + 1 < w.groups ? w.lines : w.last_lines;
     std::int64_t const rest = lines - at.line;
     if (rest > left && at.line == 0 && chunk.count > 0) break;  // do not cut what fits into the next chunk
@@ -85,6 +86,23 @@ inline Chunk next_chunk(Panels const& w, Position& at) {
     if (taken == rest) ++at.group;
   }
   return chunk;
+}
+
+/// Rows of Y are far apart: they are fetched for writing while the tile is multiplied.
+inline void prefetch_rows(Product const& p, std::int64_t panel, int panels, std::int64_t row,
+                          std::int64_t rows) {
+  for (std::int64_t r = row; r < row + rows; ++r)
+    for (int k = 0; k < panels; ++k) __builtin_prefetch(p.y + r * p.y_stride + 16 * (panel + k), 1);
+}
+
+/// The share of a tile in fetching what is unpacked next: the first lines of the panels that follow.
+inline void prefetch_panels(Product const& p, std::int64_t panel, int panels, std::int64_t tile,
+                            std::int64_t tiles) {
+  std::int64_t const most = 64 * (chunk_lines + chunk_pieces);
+  std::int64_t const bytes = p.w.bytes < most ? p.w.bytes : most;
+  for (std::int64_t next = panel; next < panel + panels && next < p.w.count; ++next)
+    for (std::int64_t at = bytes * tile / tiles / 64 * 64; at < bytes * (tile + 1) / tiles; at += 64)
+      _mm_prefetch(reinterpret_cast<char const*>(p.w.data + next * p.w.bytes + at), _MM_HINT_T1);
 }
 
 /// y = fma(total, x_scale, bias), or total + bias where x has a scale per group.

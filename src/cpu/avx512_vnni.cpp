@@ -2,6 +2,7 @@
 // Products with 512-bit registers and vpdpbusd, which adds four products of unsigned and signed bytes to each
 // of 16 sums: one register of weights holds 4 input channels of the 16 outputs of a panel.
 
+#include "cpu/avx512_float.hpp"
 #include "cpu/avx512_products.hpp"
 #include "cpu/avx512_tile.hpp"
 
@@ -193,22 +194,6 @@ void prepare_starts(Product const& p, std::int64_t first, std::int64_t count, Sc
       scratch.starts[i][row] = -8 * p.x_sums[row * p.w.groups + first + i];
 }
 
-/// Rows of Y are far apart: they are fetched for writing while the tile is multiplied.
-template <int panels>
-void prefetch_rows(Product const& p, std::int64_t panel, std::int64_t row, std::int64_t rows) {
-  for (std::int64_t r = row; r < row + rows; ++r)
-    for (int k = 0; k < panels; ++k) __builtin_prefetch(p.y + r * p.y_stride + 16 * (panel + k), 1);
-}
-
-/// The share of a tile in fetching what is unpacked next: the first lines of the panels that follow.
-void prefetch_panels(Product const& p, std::int64_t panel, std::int64_t tile, std::int64_t tiles) {
-  std::int64_t const most = 64 * (chunk_lines + chunk_pieces);
-  std::int64_t const bytes = p.w.bytes < most ? p.w.bytes : most;
-  for (std::int64_t next = panel; next < panel + most_panels && next < p.w.count; ++next)
-    for (std::int64_t at = bytes * tile / tiles / 64 * 64; at < bytes * (tile + 1) / tiles; at += 64)
-      _mm_prefetch(reinterpret_cast<char const*>(p.w.data + next * p.w.bytes + at), _MM_HINT_T1);
-}
-
 /// All rows and channels of `panels` panels.
 template <int panels, bool plain>
 void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
@@ -216,7 +201,7 @@ void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
   std::int64_t const tiles = (p.rows - 1) / tile_rows + 1, height = p.rows / tiles, taller = p.rows % tiles;
   std::memset(scratch.totals, 0, static_cast<std::size_t>(tiles) * sizeof scratch.totals[0]);
   for (Position at; at.group < p.w.groups;) {
-    Chunk const chunk = next_chunk(p.w, at);
+    Chunk const chunk = next_chunk(p.w, at, chunk_lines);
     unpack<panels>(p, panel, chunk, scratch.weights);
     std::int64_t const first = chunk.pieces[0].group;
     if (!starts_fit) prepare_starts(p, first, chunk.count, scratch);
@@ -226,8 +211,8 @@ void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
       std::int64_t const rows = height + (tile < taller ? 1 : 0);
       if (pass.last) {
-        prefetch_rows<panels>(p, panel, row, rows);
-        prefetch_panels(p, panel + panels, tile, tiles);
+        prefetch_rows(p, panel, panels, row, rows);
+        prefetch_panels(p, panel + panels, most_panels, tile, tiles);
       }
       multiply_rows<panels, plain>(pass, tile, row, rows);
       if (pass.last)
@@ -254,8 +239,6 @@ void multiply(Product const* p) {
   if (plain) multiply_blocks<true>(*p);
   else multiply_blocks<false>(*p);
 }
-
-void multiply_float(FloatProduct const* p) { portable_products.multiply_float(p); }
 
 }  // namespace
 
