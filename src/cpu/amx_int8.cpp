@@ -7,9 +7,9 @@
 namespace dartquant::cpu {
 namespace {
 
-constexpr std::int64_t tile_rows = 16, tile_channels = 64, steps_of_tile = 16;
+constexpr std::int64_t tile_rows = 16, tile_channels = 64;
 constexpr std::int64_t chunk_of_tiles = 128;  ///< lines: two unpacked panels stay in the first-level cache
-constexpr int pair = 2;  ///< panels and tiles of rows that are multiplied together
+constexpr int pair = 2;                       ///< panels and tiles of rows that are multiplied together
 
 /// Which shapes the eight tiles have.
 struct alignas(64) TileShapes {

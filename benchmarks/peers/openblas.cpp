@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+
+#include "peers/peers.hpp"
+
+#if defined(DARTQUANT_OPENBLAS)
+#include <cblas.h>
+
+#include "ceilings.hpp"
+#endif
+
+namespace dartquant::bench {
+
+#if defined(DARTQUANT_OPENBLAS)
+
+double sgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads) {
+  auto const floats = [](std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); };
+  HugeBuffer const x(floats(tokens * in)), w(floats(out * in)), y(floats(tokens * out));
+  std::fill_n(x.as<float>(), tokens * in, 0.5f);
+  for (std::int64_t i = 0; i < out * in; ++i) w.as<float>()[i] = static_cast<float>(i % 17) - 8.0f;
+  openblas_set_num_threads(threads);
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) {
+    auto const start = std::chrono::steady_clock::now();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(tokens), static_cast<int>(out),
+                static_cast<int>(in), 1.0f, x.as<float>(), static_cast<int>(in), w.as<float>(),
+                static_cast<int>(in), 0.0f, y.as<float>(), static_cast<int>(out));
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+char const* openblas_name() { return openblas_get_config(); }
+
+#else
+
+double sgemm_seconds(std::int64_t, std::int64_t, std::int64_t, int) { return 0; }
+char const* openblas_name() { return "OpenBLAS is missing"; }
+
+#endif
+
+}  // namespace dartquant::bench
