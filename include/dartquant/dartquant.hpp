@@ -40,6 +40,7 @@
 #include <dartquant/quant/hessian.hpp>
 #include <dartquant/quant/int4.hpp>
 #include <dartquant/quant/int_matrix.hpp>
+#include <dartquant/quant/learned_clip.hpp>
 #include <dartquant/quant/matmul.hpp>
 #include <dartquant/quant/matmul_packed.hpp>
 #include <dartquant/quant/options.hpp>
