@@ -36,7 +36,8 @@ double int4_error(dq::Cpu const& cpu, dq::RowMatrix<float> const& X, dq::RowMatr
 }  // namespace
 
 int main() {
-  dq::Cpu const cpu;  // or dq::Cpu(executor, threads) on the engine's own threads
+  // Or dq::Cpu(executor, threads) on the engine's own threads; the kernels are optional.
+  dq::Cpu const cpu = dq::Cpu().with_kernels(dq::compiled_kernels());
   dq::ActivationSample sample(channels, 1024, 1);  // 1024 rows at most, however many pass by; seed 1
   for (std::uint64_t batch = 0; batch < 30; ++batch) {
     std::vector<dq::BFloat16> const buffer = forward_pass(batch);
