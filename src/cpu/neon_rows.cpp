@@ -24,8 +24,8 @@ void widen(std::uint16_t const* x, float* y) {  // 8 values
     vst1q_f32(y, vcvt_f32_f16(vget_low_f16(halves)));
     vst1q_f32(y + 4, vcvt_high_f32_f16(halves));
   } else {
-    vst1q_u32(reinterpret_cast<std::uint32_t*>(y), vshll_n_u16(vget_low_u16(bits), 16));
-    vst1q_u32(reinterpret_cast<std::uint32_t*>(y + 4), vshll_high_n_u16(bits, 16));
+    vst1q_f32(y, vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(bits), 16)));
+    vst1q_f32(y + 4, vreinterpretq_f32_u32(vshll_high_n_u16(bits, 16)));
   }
 }
 
