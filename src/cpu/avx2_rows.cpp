@@ -157,30 +157,35 @@ struct Extremes {
   }
 };
 
+/// The extreme of 8 lanes.
+template <class Choose>
+DARTQUANT_INLINE float extreme(__m256 v, Choose const& choose) {
+  __m128 x = choose(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  x = choose(x, _mm_permute_ps(x, 0x4E));
+  return _mm_cvtss_f32(choose(x, _mm_permute_ps(x, 0xB1)));
+}
+
 template <class Ask>
 Range range_with(float const* x, std::int64_t count, Ask& ask) {
-  Extremes all[4];
+  Extremes a, b, c, d;  // by name: an array of them would be cleared in memory first
   std::int64_t j = 0;
   for (; j + 8 * lanes <= count; j += 8 * lanes) {
     ask.request();
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) all[i % 4].add(_mm256_loadu_ps(x + j + i * lanes));
+#pragma GCC unroll 2
+    for (int i = 0; i < 64; i += 4 * lanes) {
+      a.add(_mm256_loadu_ps(x + j + i));
+      b.add(_mm256_loadu_ps(x + j + i + lanes));
+      c.add(_mm256_loadu_ps(x + j + i + 2 * lanes));
+      d.add(_mm256_loadu_ps(x + j + i + 3 * lanes));
+    }
   }
-  for (; j < count; j += lanes) all[0].add(_mm256_maskload_ps(x + j, mask8(count - j)));
-  for (int i = 1; i < 4; ++i) {
-    all[0].min = _mm256_min_ps(all[i].min, all[0].min);
-    all[0].max = _mm256_max_ps(all[i].max, all[0].max);
-    all[0].rest = _mm256_add_ps(all[i].rest, all[0].rest);
-  }
-  float lows[lanes], highs[lanes];
-  _mm256_storeu_ps(lows, all[0].min);
-  _mm256_storeu_ps(highs, all[0].max);
-  Range found{0, 0, _mm256_movemask_ps(_mm256_cmp_ps(all[0].rest, all[0].rest, _CMP_UNORD_Q)) == 0};
-  for (int i = 0; i < lanes; ++i) {
-    found.min = lows[i] < found.min ? lows[i] : found.min;
-    found.max = highs[i] > found.max ? highs[i] : found.max;
-  }
-  return found;
+  for (; j < count; j += lanes) a.add(_mm256_maskload_ps(x + j, mask8(count - j)));
+  __m256 const low = _mm256_min_ps(_mm256_min_ps(a.min, b.min), _mm256_min_ps(c.min, d.min));
+  __m256 const high = _mm256_max_ps(_mm256_max_ps(a.max, b.max), _mm256_max_ps(c.max, d.max));
+  __m256 const rest = _mm256_add_ps(_mm256_add_ps(a.rest, b.rest), _mm256_add_ps(c.rest, d.rest));
+  return {extreme(low, [](__m128 one, __m128 other) { return _mm_min_ps(one, other); }),
+          extreme(high, [](__m128 one, __m128 other) { return _mm_max_ps(one, other); }),
+          _mm256_movemask_ps(_mm256_cmp_ps(rest, rest, _CMP_UNORD_Q)) == 0};
 }
 
 /// round(min(x factor inverse, highest)): what is below every level, and NaN, becomes a large negative

@@ -135,20 +135,19 @@ struct Extremes {
 
 template <class Ask>
 Range range_with(float const* x, std::int64_t count, Ask& ask) {
-  Extremes all[4];
+  Extremes a, b, c, d;  // by name: an array of them would be cleared in memory first
   std::int64_t j = 0;
   for (; j + 4 * lanes <= count; j += 4 * lanes) {
     ask.request();
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) all[i].add(_mm512_loadu_ps(x + j + i * lanes));
+    a.add(_mm512_loadu_ps(x + j));
+    b.add(_mm512_loadu_ps(x + j + lanes));
+    c.add(_mm512_loadu_ps(x + j + 2 * lanes));
+    d.add(_mm512_loadu_ps(x + j + 3 * lanes));
   }
-  for (; j < count; j += lanes) all[0].add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
-  __m512 const low =
-      _mm512_min_ps(_mm512_min_ps(all[0].min, all[1].min), _mm512_min_ps(all[2].min, all[3].min));
-  __m512 const high =
-      _mm512_max_ps(_mm512_max_ps(all[0].max, all[1].max), _mm512_max_ps(all[2].max, all[3].max));
-  __m512 const rest =
-      _mm512_add_ps(_mm512_add_ps(all[0].rest, all[1].rest), _mm512_add_ps(all[2].rest, all[3].rest));
+  for (; j < count; j += lanes) a.add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
+  __m512 const low = _mm512_min_ps(_mm512_min_ps(a.min, b.min), _mm512_min_ps(c.min, d.min));
+  __m512 const high = _mm512_max_ps(_mm512_max_ps(a.max, b.max), _mm512_max_ps(c.max, d.max));
+  __m512 const rest = _mm512_add_ps(_mm512_add_ps(a.rest, b.rest), _mm512_add_ps(c.rest, d.rest));
   return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high),
           _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0};
 }

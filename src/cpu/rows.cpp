@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls on rows: checks, shares of the rows, and the order of the kernels. A few rows at a time go
-// through the workspace, so that every value is read from memory once and written once.
+// The calls on rows. A few rows at a time go through the workspace, so that every value is read from memory
+// once and written once.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -11,139 +10,12 @@
 #include <dartquant/kernels.h>
 #include <dartquant/quant/scale.hpp>
 
-#include "cpu/detect.hpp"
 #include "cpu/kernel_table.hpp"
+#include "cpu/rows_plan.hpp"
 #include "cpu/status.hpp"
 
 namespace dartquant::cpu {
 namespace {
-
-/// Values that are worked on at a time: short rows share the costs of a call, and everything stays in L1.
-constexpr std::int64_t batch_values = 4096;
-constexpr std::int64_t largest_length = 1 << 15, largest_order = 1024;
-
-/// The workspace: values [rows, cols] | the base's buffer [cols] | levels [rows, cols].
-struct Layout {
-  std::int64_t rows;  ///< of a batch
-  std::int64_t buffer, levels, bytes;
-  bool fits;
-};
-
-Layout layout_of(std::int64_t cols) {
-  std::int64_t const rows = std::max<std::int64_t>(1, batch_values / cols);
-  Size const buffer = (Size(rows) * cols * 4).round_up(dartquant_alignment);
-  Size const levels = buffer + (Size(cols) * 4).round_up(dartquant_alignment);
-  Size const bytes = levels + (Size(rows) * cols).round_up(dartquant_alignment);
-  return {rows, buffer.value(), levels.value(), bytes.value(), bytes.ok()};
-}
-
-struct Workspace {
-  std::int64_t rows;
-  float *values, *buffer;
-  std::int8_t* levels;
-};
-
-Workspace workspace_at(void* workspace, std::int64_t cols) {
-  Layout const layout = layout_of(cols);
-  auto* const bytes = static_cast<std::uint8_t*>(workspace);
-  return {layout.rows, reinterpret_cast<float*>(bytes), reinterpret_cast<float*>(bytes + layout.buffer),
-          reinterpret_cast<std::int8_t*>(bytes + layout.levels)};
-}
-
-/// A transform that was checked: blocks of order * length channels, then one factor for every value.
-struct Plan {
-  std::int32_t const* permutation = nullptr;
-  std::int8_t const* base = nullptr;
-  std::int64_t order = 1, length = 1;
-  float factor = 1;
-};
-
-Plan plan_of(dartquant_transform const* transform) {
-  Plan plan;
-  if (transform == nullptr) return plan;
-  plan.permutation = transform->permutation;
-  if (transform->block == 0) return plan;
-  plan.base = transform->base;
-  if (plan.base != nullptr) plan.order = transform->base_order;
-  plan.length = transform->block / plan.order;
-  plan.factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(transform->block)));
-  return plan;
-}
-
-void check_base(Checks& checks, dartquant_transform const& transform) {
-  bool const has_base = transform.base != nullptr;
-  std::int64_t const order = transform.base_order;
-  checks.require(has_base || order <= 1, dartquant_arg_base, dartquant_null);
-  checks.require(order >= (has_base ? 1 : 0), dartquant_arg_base, dartquant_bad_size);
-  checks.require(order <= largest_order, dartquant_arg_base, dartquant_unsupported);
-  if (!checks.ok() || !has_base) return;
-  bool signs = true;
-  for (std::int64_t i = 0; i < order * order; ++i)
-    signs = signs && (transform.base[i] == 1 || transform.base[i] == -1);
-  checks.require(signs, dartquant_arg_base, dartquant_bad_value);
-}
-
-void check_permutation(Checks& checks, std::int32_t const* permutation, std::int64_t cols) {
-  if (permutation == nullptr) return;
-  checks.require(aligned(permutation, alignof(std::int32_t)), dartquant_arg_permutation,
-                 dartquant_misaligned);
-  checks.require(cols <= std::numeric_limits<std::int32_t>::max(), dartquant_arg_permutation,
-                 dartquant_overflow);
-  if (!checks.ok()) return;
-  bool inside = true;
-  for (std::int64_t j = 0; j < cols; ++j) inside &= permutation[j] >= 0 && permutation[j] < cols;
-  checks.require(inside, dartquant_arg_permutation, dartquant_bad_value);
-}
-
-void check(Checks& checks, dartquant_transform const* transform, std::int64_t cols) {
-  if (transform == nullptr) return;
-  check_permutation(checks, transform->permutation, cols);
-  checks.require(transform->block >= 0, dartquant_arg_block, dartquant_bad_size);
-  if (!checks.ok() || transform->block == 0) return;
-  check_base(checks, *transform);
-  if (!checks.ok()) return;
-  std::int64_t const order = transform->base != nullptr ? transform->base_order : 1;
-  std::int64_t const length = transform->block / order;
-  checks.require(transform->block % order == 0 && (length & (length - 1)) == 0 && length <= largest_length,
-                 dartquant_arg_block, dartquant_unsupported);
-  checks.require(cols % transform->block == 0, dartquant_arg_block, dartquant_bad_size);
-}
-
-RowKernels const* checked_kernels(Checks& checks, dartquant_cpu const* cpu) {
-  checks.pointer(cpu, alignof(dartquant_cpu), dartquant_arg_cpu);
-  RowKernels const* const kernels = checks.ok() ? kernels_of(cpu).rows : nullptr;
-  checks.require(kernels != nullptr, dartquant_arg_cpu, dartquant_unsupported);
-  return kernels;
-}
-
-void check_workspace(Checks& checks, std::int64_t cols, void const* workspace, std::size_t bytes) {
-  Layout const layout = layout_of(cols);
-  checks.require(layout.fits, dartquant_arg_cols, dartquant_overflow);
-  checks.buffer(workspace, bytes, static_cast<std::size_t>(layout.bytes), dartquant_arg_workspace);
-}
-
-std::uint8_t* row_of(dartquant_matrix const& matrix, std::int64_t row) {
-  return static_cast<std::uint8_t*>(matrix.data) + row * matrix.stride * element_bytes(matrix.type);
-}
-
-/// Whether two matrices of equal shape are the same or have no byte in common. Rows may lie between the rows
-/// of the other where both strides are the same number of bytes.
-bool same_or_disjoint(dartquant_matrix const& x, dartquant_matrix const& y) {
-  if (x.data == y.data && x.type == y.type && (x.stride == y.stride || x.rows == 1)) return true;
-  std::int64_t const x_row = x.cols * element_bytes(x.type), y_row = y.cols * element_bytes(y.type);
-  std::int64_t const x_stride = x.stride * element_bytes(x.type), y_stride = y.stride * element_bytes(y.type);
-  auto const x_first = reinterpret_cast<std::uintptr_t>(x.data);
-  auto const y_first = reinterpret_cast<std::uintptr_t>(y.data);
-  auto const x_bytes = static_cast<std::uintptr_t>((x.rows - 1) * x_stride + x_row);
-  auto const y_bytes = static_cast<std::uintptr_t>((y.rows - 1) * y_stride + y_row);
-  if (x_first + x_bytes <= y_first || y_first + y_bytes <= x_first) return true;
-  if (x_stride != y_stride) return false;
-  auto const stride = static_cast<std::uintptr_t>(x_stride);
-  std::uintptr_t const behind = y_first >= x_first ? (y_first - x_first) % stride  // of y's rows behind x's
-                                                   : (stride - (x_first - y_first) % stride) % stride;
-  return behind >= static_cast<std::uintptr_t>(x_row) &&
-         behind + static_cast<std::uintptr_t>(y_row) <= stride;
-}
 
 /// The kernels of a call, each asking for rows to come where the instruction set can.
 class Work {
@@ -188,28 +60,37 @@ class Work {
   bool asks_ = false;
 };
 
-/// Rows [first, first + rows) of X, permuted and transformed but for the factor, into the workspace.
-void transform_rows(Work& work, Plan const& plan, dartquant_matrix const& x, std::int64_t first,
-                    std::int64_t rows, Workspace const& w) {
+/// Rows [first, first + rows) of X, permuted, as consecutive rows of floats.
+void load_rows(Work& work, Plan const& plan, dartquant_matrix const& x, std::int64_t first, std::int64_t rows,
+               float* values) {
   auto const type = static_cast<Type>(x.type);
   if (plan.permutation == nullptr && x.stride == x.cols)
-    work.load(type, row_of(x, first), nullptr, w.values, rows * x.cols);
-  else
-    for (std::int64_t i = 0; i < rows; ++i)
-      work.load(type, row_of(x, first + i), plan.permutation, w.values + i * x.cols, x.cols);
-  if (plan.length > 1) work.walsh(w.values, rows * x.cols / plan.length, plan.length);
-  if (plan.base == nullptr) return;
-  std::int64_t const block = plan.order * plan.length;
-  for (std::int64_t at = 0; at < rows * x.cols; at += block)
-    work.kernels().multiply_base(plan.base, plan.order, plan.length, w.values + at, w.buffer);
+    return work.load(type, row_of(x, first), nullptr, values, rows * x.cols);
+  for (std::int64_t i = 0; i < rows; ++i)
+    work.load(type, row_of(x, first + i), plan.permutation, values + i * x.cols, x.cols);
 }
 
-void store_rows(Work& work, float factor, Workspace const& w, dartquant_matrix const& y, std::int64_t first,
+/// All of the transform that comes between the permutation and the factor.
+void apply_blocks(Work& work, Plan const& plan, std::int64_t count, float* values, float* buffer) {
+  if (plan.length > 1) work.walsh(values, count / plan.length, plan.length);
+  if (plan.base == nullptr) return;
+  std::int64_t const block = plan.order * plan.length;
+  for (std::int64_t at = 0; at < count; at += block)
+    work.kernels().multiply_base(plan.base, plan.order, plan.length, values + at, buffer);
+}
+
+void store_rows(Work& work, float factor, float const* values, dartquant_matrix const& y, std::int64_t first,
                 std::int64_t rows) {
   auto const type = static_cast<Type>(y.type);
-  if (y.stride == y.cols) return work.store(type, w.values, factor, row_of(y, first), rows * y.cols);
+  if (y.stride == y.cols) return work.store(type, values, factor, row_of(y, first), rows * y.cols);
   for (std::int64_t i = 0; i < rows; ++i)
-    work.store(type, w.values + i * y.cols, factor, row_of(y, first + i), y.cols);
+    work.store(type, values + i * y.cols, factor, row_of(y, first + i), y.cols);
+}
+
+/// Whether rows can be transformed where Y lies: consecutive floats on whole cache lines.
+bool fits_in_place(Plan const& plan, dartquant_matrix const& x, dartquant_matrix const& y) {
+  return y.type == dartquant_float32 && y.stride == y.cols && y.cols % 16 == 0 &&
+         aligned(y.data, dartquant_alignment) && (plan.permutation == nullptr || !same(x, y));
 }
 
 /// The groups of a batch of rows, one after the other.
@@ -304,7 +185,7 @@ dartquant_status dartquant_rows_workspace_size(std::int64_t cols, std::size_t* b
   checks.require(cols >= 1, dartquant_arg_cols, dartquant_bad_size);
   checks.pointer(bytes, alignof(std::size_t), dartquant_arg_bytes);
   if (!checks.ok()) return checks.result();
-  Layout const layout = layout_of(cols);
+  WorkspaceLayout const layout = workspace_layout(cols);
   if (!checks.require(layout.fits, dartquant_arg_cols, dartquant_overflow).ok()) return checks.result();
   *bytes = static_cast<std::size_t>(layout.bytes);
   return 0;
@@ -330,11 +211,14 @@ dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transfor
   Workspace const w = workspace_at(workspace, x->cols);
   Share const mine = share(x->rows, part, parts);
   Work work(*kernels);
+  bool const in_place = fits_in_place(plan, *x, *y), is_loaded = in_place && same(*x, *y);
   for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
     std::int64_t const rows = std::min(w.rows, mine.last - row);
-    work.next(*x, row + rows, w.rows, mine.last, 6);
-    transform_rows(work, plan, *x, row, rows, w);
-    store_rows(work, plan.factor, w, *y, row, rows);
+    float* const values = in_place ? reinterpret_cast<float*>(row_of(*y, row)) : w.values;
+    work.next(*x, row + rows, w.rows, mine.last, is_loaded ? 5 : 6);
+    if (!is_loaded) load_rows(work, plan, *x, row, rows, values);
+    apply_blocks(work, plan, rows * x->cols, values, w.buffer);
+    store_rows(work, plan.factor, values, *y, row, rows);
   }
   return 0;
 }
@@ -363,7 +247,8 @@ dartquant_status dartquant_quantize(dartquant_cpu const* cpu, dartquant_transfor
   for (std::int64_t row = mine.first; row < mine.last; row += w.rows) {
     std::int64_t const rows = std::min(w.rows, mine.last - row);
     work.next(*x, row + rows, w.rows, mine.last, plan.length > 1 ? 8 : 4);
-    transform_rows(work, plan, *x, row, rows, w);
+    load_rows(work, plan, *x, row, rows, w.values);
+    apply_blocks(work, plan, rows * x->cols, w.values, w.buffer);
     finite &= quantize_groups(work, Groups{*q, w, row}, rows, plan.factor, clip_ratio);
     if (q->bits == 4) pack_rows(*kernels, w, *q, row, rows);
   }

@@ -183,6 +183,32 @@ TEST_CASE("Hadamard transforms of rows are those of the plain class", "[rows]") 
     }
 }
 
+TEST_CASE("Consecutive rows on whole cache lines have the same bytes as others", "[rows]") {
+  Random random(8);
+  for (dartquant_cpu const& cpu : processors())
+    for (index_t const block : {16, 128, 4096, 8192, 192, 688}) {
+      CAPTURE(name_of(cpu), block);
+      RowMatrix<float> const X = normal(random, 5, 3 * block);
+      Transform const plain(random, 3 * block, block, false), permuted(random, 3 * block, block, true);
+      Exact const space = workspace(3 * block);
+      for (Transform const* const transform : {&plain, &permuted})
+        for (auto const type : {dartquant_float32, dartquant_bfloat16}) {
+          Values x = stored(X, type, 1), apart(dartquant_float32, 5, 3 * block, 7, 1);
+          auto const run = [&](dartquant_matrix const& from, dartquant_matrix const& to) {
+            return dartquant_hadamard(&cpu, &transform->c, &from, &to, space.data(), space.size(), 0, 1);
+          };
+          REQUIRE(run(x.m, apart.m) == 0);
+          Values together(dartquant_float32, 5, 3 * block);
+          REQUIRE(run(x.m, together.m) == 0);
+          CHECK(read(together.m) == read(apart.m));
+          for (index_t i = 0; i < 5; ++i)
+            for (index_t j = 0; j < 3 * block; ++j) set(together.m, i, j, get(x.m, i, j));
+          REQUIRE(run(together.m, together.m) == 0);
+          CHECK(read(together.m) == read(apart.m));
+        }
+    }
+}
+
 TEST_CASE("Every instruction set gives the same bytes, for a base too", "[rows]") {
   Random random(2);
   for (index_t const block : {12, 56, 80, 172, 344, 576}) {
