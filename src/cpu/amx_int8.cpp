@@ -8,8 +8,7 @@ namespace dartquant::cpu {
 namespace {
 
 constexpr std::int64_t tile_rows = 16, tile_channels = 64;
-constexpr std::int64_t chunk_of_tiles = 128;  ///< lines: two unpacked panels stay in the first-level cache
-constexpr int pair = 2;                       ///< panels and tiles of rows that are multiplied together
+constexpr int pair = 2;  ///< panels and tiles of rows that are multiplied together
 
 /// Which shapes the eight tiles have.
 struct alignas(64) TileShapes {
@@ -39,8 +38,10 @@ struct Scratch {
   /// For every piece and panel its steps of four channels, [16 outputs][4]; whole tiles for every panel.
   alignas(64) std::int8_t weights[pair][2 * chunk_lines][64];
   alignas(64) float totals[row_block][pair][16];
-  alignas(
-      64) std::int32_t sums[row_block][pair][16];  ///< of one pair of row tiles, or of a group that goes on
+  /// Of a group that goes on in the next chunk.
+  alignas(64) std::int32_t sums[row_block][pair][16];
+  /// Of one pair of row tiles and a group, and of the group before.
+  alignas(64) std::int32_t ended[2][pair * tile_rows][pair][16];
 };
 static_assert(sizeof(Scratch) <= scratch_bytes);
 
@@ -65,34 +66,31 @@ void unpack(Product const& p, std::int64_t panel, Chunk const& chunk, std::int8_
   }
 }
 
-/// Two tiles of rows by two panels, `lines` lines of one group from `line` of the chunk on: adds to `sums`
-/// [32][2][16], or sets them. Without a second tile of rows or panel the first is taken twice.
+/// Two tiles of rows by two panels. Without a second tile of rows or panel the first is taken twice.
 struct Block {
   std::int8_t const *x0, *x1;
   std::int64_t x_stride;
   std::int8_t const *w0, *w1;
-  std::int32_t *sums0, *sums1;  ///< of the row tiles
+  std::int64_t rows0, rows1;
 };
 
-void load_sums(Block const& b, bool begins) {
-  if (begins) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, b.sums0, 128);
-    _tile_loadd(1, b.sums0 + 16, 128);
-    _tile_loadd(2, b.sums1, 128);
-    _tile_loadd(3, b.sums1 + 16, 128);
-  }
+/// Sums of the row tiles in memory, [row][panel][16] each.
+struct Sums {
+  std::int32_t *of0, *of1;
+};
+
+void load_sums(Sums const& s) {
+  _tile_loadd(0, s.of0, 128);
+  _tile_loadd(1, s.of0 + 16, 128);
+  _tile_loadd(2, s.of1, 128);
+  _tile_loadd(3, s.of1 + 16, 128);
 }
 
-void store_sums(Block const& b) {
-  _tile_stored(0, b.sums0, 128);
-  _tile_stored(1, b.sums0 + 16, 128);
-  _tile_stored(2, b.sums1, 128);
-  _tile_stored(3, b.sums1 + 16, 128);
+void store_sums(Sums const& s) {
+  _tile_stored(0, s.of0, 128);
+  _tile_stored(1, s.of0 + 16, 128);
+  _tile_stored(2, s.of1, 128);
+  _tile_stored(3, s.of1 + 16, 128);
 }
 
 inline void multiply_tiles(Block const& b, std::int64_t channel) {
@@ -116,64 +114,84 @@ struct Shape {
   }
 };
 
-/// The sums of rows [first, first + 16) and those of the second tile, over one piece.
-void multiply_piece(Block const& b, Shape& shape, std::int64_t first, std::int64_t second,
-                    std::int64_t channel, std::int64_t channels, bool begins) {
+/// The sums of the block over `channels` channels of one group, on top of `from` if the group began before.
+void multiply_piece(Block const& b, Shape& shape, std::int64_t channel, std::int64_t channels,
+                    Sums const* from, Sums const& to) {
   std::int64_t const whole = channels / tile_channels * tile_channels;
-  shape.require(first, second, whole > 0 ? tile_channels : channels);
-  load_sums(b, begins);
+  shape.require(b.rows0, b.rows1, whole > 0 ? tile_channels : channels);
+  if (from != nullptr) load_sums(*from);
+  else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (std::int64_t at = 0; at < whole; at += tile_channels) multiply_tiles(b, channel + at);
   if (whole > 0 && whole < channels) {  // shaping the tiles clears them
-    store_sums(b);
-    shape.require(first, second, channels - whole);
-    load_sums(b, false);
+    store_sums(to);
+    shape.require(b.rows0, b.rows1, channels - whole);
+    load_sums(to);
   }
   if (whole < channels) multiply_tiles(b, channel + whole);
-  store_sums(b);
 }
 
-/// Adds a group of one row to the totals of one panel.
-inline __m512 scaled(Product const& p, std::int64_t row, std::int64_t group, std::int64_t index,
-                     float const* scales, __m512i dot, __m512 total) {
-  return add_group(p, row, group, index, scales, dot, total, true);
+/// Adds the sums [rows][2][16] of a group to the totals of rows from `row` on.
+void add_sums(Product const& p, Scratch& scratch, std::int64_t panel, std::int64_t group, std::int64_t row,
+              std::int64_t rows, std::int32_t const* sums) {
+  bool const plain = p.x_zero_points == nullptr && !p.scales_per_group;
+  for (int k = 0; k < pair && panel + k < p.w.count; ++k) {
+    Group const g = group_of(p.w, panel + k, group);
+    __m512 const scales = _mm512_load_ps(g.scales);
+    std::int32_t const* const from = sums + 16 * k;
+    float* const to = scratch.totals[row][k];
+    if (plain)
+#pragma GCC unroll 4
+      for (std::int64_t at = 0; at < 16 * pair * rows; at += 16 * pair) {
+        __m512 const sum = _mm512_cvtepi32_ps(_mm512_load_si512(from + at));
+        _mm512_store_ps(to + at, _mm512_fmadd_ps(sum, scales, _mm512_load_ps(to + at)));
+      }
+    else
+      for (std::int64_t r = 0; r < rows; ++r) {
+        std::int64_t const at = 16 * pair * r;
+        __m512i const sum = _mm512_load_si512(from + at);
+        _mm512_store_ps(to + at,
+                        add_group(p, row + r, group, g.index, g.scales, sum, _mm512_load_ps(to + at), true));
+      }
+  }
 }
 
-/// One pair of row tiles over the chunk.
+/// One pair of row tiles over the chunk. The sums of a group are scaled while the tiles multiply the next
+/// one.
 void multiply_rows(Product const& p, Scratch& scratch, Chunk const& chunk, Shape& shape, std::int64_t panel,
                    std::int64_t row) {
   std::int64_t const left = p.rows - row;
-  std::int64_t const first = left < tile_rows ? left : tile_rows;
-  std::int64_t const second = left >= 2 * tile_rows ? tile_rows : left > tile_rows ? left - tile_rows : first;
-  std::int64_t const second_row = left > tile_rows ? row + tile_rows : row;
-  bool const two_panels = panel + 1 < p.w.count;
-  bool const plain = p.x_zero_points == nullptr && !p.scales_per_group;
-  std::int8_t const* const x = p.x + chunk.channel;
-  Block const b{x + row * p.x_stride,
-                x + second_row * p.x_stride,
+  bool const second = left > tile_rows;
+  std::int64_t const rows0 = second ? tile_rows : left;
+  std::int64_t const rows1 = !second ? left : left < 2 * tile_rows ? left - tile_rows : tile_rows;
+  std::int64_t const rows = second ? rows0 + rows1 : rows0, shift = second ? tile_rows : 0;
+  std::int8_t const* const x = p.x + row * p.x_stride + chunk.channel;
+  Block const b{x,
+                x + shift * p.x_stride,
                 p.x_stride,
                 scratch.weights[0][0],
-                scratch.weights[two_panels ? 1 : 0][0],
-                scratch.sums[row][0],
-                scratch.sums[second_row][0]};
-  std::int64_t channel = 0;
-  std::int64_t const last = left < 2 * tile_rows ? p.rows : row + 2 * tile_rows;
+                scratch.weights[panel + 1 < p.w.count ? 1 : 0][0],
+                rows0,
+                rows1};
+  Sums const carried{scratch.sums[row][0], scratch.sums[row + shift][0]};
+  std::int64_t channel = 0, waiting = -1;  // the group whose sums wait
+  std::int32_t const* waiting_sums = nullptr;
   for (std::int64_t i = 0; i < chunk.count; ++i) {
     Piece const& piece = chunk.pieces[i];
-    multiply_piece(b, shape, first, second, channel, 8 * piece.lines, piece.begins);
+    auto& ended = scratch.ended[i % 2];
+    Sums const to = piece.ends ? Sums{ended[0][0], ended[shift][0]} : carried;
+    multiply_piece(b, shape, channel, 8 * piece.lines, piece.begins ? nullptr : &carried, to);
     channel += 8 * piece.lines;
-    if (!piece.ends) continue;
-    for (int k = 0; k < (two_panels ? 2 : 1); ++k) {
-      Group const g = group_of(p.w, panel + k, piece.group);
-      __m512 const scales = _mm512_load_ps(g.scales);
-      for (std::int64_t r = row; r < last; ++r) {
-        __m512 total = _mm512_load_ps(scratch.totals[r][k]);
-        __m512i const dot = _mm512_load_si512(scratch.sums[r][k]);
-        if (plain) total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales, total);
-        else total = scaled(p, r, piece.group, g.index, g.scales, dot, total);
-        _mm512_store_ps(scratch.totals[r][k], total);
-      }
-    }
+    if (waiting >= 0) add_sums(p, scratch, panel, waiting, row, rows, waiting_sums);
+    store_sums(to);
+    waiting = piece.ends ? piece.group : -1;
+    waiting_sums = ended[0][0];
   }
+  if (waiting >= 0) add_sums(p, scratch, panel, waiting, row, rows, waiting_sums);
 }
 
 void multiply_panels(Product const& p, Shape& shape, std::int64_t panel) {
@@ -181,7 +199,7 @@ void multiply_panels(Product const& p, Shape& shape, std::int64_t panel) {
   int const panels = panel + 1 < p.w.count ? 2 : 1;
   std::memset(scratch.totals, 0, static_cast<std::size_t>(p.rows) * sizeof scratch.totals[0]);
   for (Position at; at.group < p.w.groups;) {
-    Chunk const chunk = next_chunk(p.w, at, chunk_of_tiles);
+    Chunk const chunk = next_chunk(p.w, at, chunk_lines);
     bool const last = at.group == p.w.groups;
     for (int k = 0; k < panels; ++k) unpack(p, panel + k, chunk, scratch.weights[k][0]);
     std::int64_t const tiles = (p.rows - 1) / (2 * tile_rows) + 1;
