@@ -75,7 +75,7 @@ double measure_bandwidth(Ceiling what, PinnedThreads& threads) {
   double const all = static_cast<double>(each) * threads.size();
   if (what == Ceiling::read) {
     double seconds = 1e30;
-    for (std::size_t const ahead : {0, 1024, 4096})
+    for (std::size_t const ahead : {0u, 1024u, 4096u})
       seconds = std::min(seconds, best_seconds(threads, 2, [&](int part) {
                            std::uint8_t const* const slice = data + static_cast<std::size_t>(part) * each;
                            int const sum = wide ? read_512(slice, each, ahead) : read_256(slice, each, ahead);

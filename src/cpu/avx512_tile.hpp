@@ -92,7 +92,7 @@ struct TileArguments {
 // clang-format on
 
 template <int row_count, int panel_count>
-inline void multiply_lines(TileArguments const& a) {
+inline __attribute__((always_inline)) void multiply_lines(TileArguments const& a) {
   static_assert(row_count >= 6 && row_count <= 12 && panel_count >= 1 && panel_count <= 2);
   std::uint8_t const* weights = a.weights;
   std::int64_t const stride = a.stride;
