@@ -49,7 +49,7 @@ dartquant_status dartquant_to_compressed_tensors(dartquant_quantized const* q,
                                                  std::int64_t part, std::int64_t parts) {
   Checks checks;
   check_tensors(checks, tensors, q, part, parts);
-  if (checks.ok()) checks.require(zero_codes_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value);
+  if (checks.ok()) checks.require(zero_points_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value);
   if (!checks.ok()) return checks.result();
   Share const rows = share_rows(q->rows, part, parts);
   std::int64_t const words = words_of_row(*q), groups = groups_of(*q);

@@ -83,13 +83,4 @@ inline void store_word(dartquant_quantized const& q, std::int64_t row, std::int6
   return static_cast<std::uint32_t>(q.zero_points[row * q.zero_point_stride + group]);
 }
 
-/// Every zero point is a level.
-[[nodiscard]] inline bool zero_codes_in_range(dartquant_quantized const& q) {
-  if (q.symmetry == dartquant_symmetric) return true;
-  for (std::int64_t i = 0; i < q.rows; ++i)
-    for (std::int64_t g = 0; g < groups_of(q); ++g)
-      if (zero_code(q, i, g) >= 1u << q.bits) return false;
-  return true;
-}
-
 }  // namespace dartquant::cpu

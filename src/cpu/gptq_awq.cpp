@@ -97,7 +97,7 @@ void check_gptq(Checks& checks, dartquant_gptq const* gptq, dartquant_quantized 
   check_tensors(checks, gptq, q, part, parts);
   if (!checks.ok()) return;
   checks.require(q->cols % 8 == 0, dartquant_arg_cols, dartquant_bad_size);
-  auto const version = static_cast<std::int32_t>(gptq->version);
+  std::int32_t const version = number_of(gptq->version);
   checks.require(version == dartquant_gptq_v1 || version == dartquant_gptq_v2, dartquant_arg_packed,
                  dartquant_unsupported);
   checks.require(aligned(gptq->g_idx, alignof(std::int32_t)), dartquant_arg_order, dartquant_misaligned);
@@ -111,7 +111,7 @@ void check_awq(Checks& checks, dartquant_awq const* awq, dartquant_quantized con
 
 /// What the data must hold before anything is written.
 void check_written(Checks& checks, dartquant_quantized const* q) {
-  if (checks.ok()) checks.require(zero_codes_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value);
+  if (checks.ok()) checks.require(zero_points_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value);
 }
 void check_read(Checks& checks, Beside const& b, dartquant_quantized const& q) {
   if (q.symmetry == dartquant_symmetric)

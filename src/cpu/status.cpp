@@ -16,7 +16,7 @@ bool spans(std::int64_t rows, std::int64_t stride_bytes_each, Size stride) {
 
 void check(Checks& checks, dartquant_matrix const* matrix, dartquant_argument argument) {
   if (!checks.require(matrix != nullptr, argument, dartquant_null).ok()) return;
-  auto const type = static_cast<std::int32_t>(matrix->type);
+  std::int32_t const type = number_of(matrix->type);
   checks.require(type >= dartquant_float32 && type <= dartquant_bfloat16, dartquant_arg_type,
                  dartquant_bad_value);
   checks.require(matrix->rows >= 1, dartquant_arg_rows, dartquant_bad_size);
@@ -33,7 +33,7 @@ void check(Checks& checks, dartquant_quantized const* q) {
   checks.require(q->rows >= 1, dartquant_arg_rows, dartquant_bad_size);
   checks.require(q->cols >= 1, dartquant_arg_cols, dartquant_bad_size);
   checks.require(q->bits == 4 || q->bits == 8, dartquant_arg_bits, dartquant_unsupported);
-  auto const symmetry = static_cast<std::int32_t>(q->symmetry);
+  std::int32_t const symmetry = number_of(q->symmetry);
   checks.require(symmetry == dartquant_symmetric || symmetry == dartquant_asymmetric, dartquant_arg_symmetry,
                  dartquant_bad_value);
   checks.require(q->group >= 0, dartquant_arg_group, dartquant_bad_size);
@@ -57,7 +57,7 @@ void check(Checks& checks, dartquant_weights const* weights) {
   checks.require(weights->in >= 1, dartquant_arg_cols, dartquant_bad_size);
   checks.require(weights->in <= most_inputs, dartquant_arg_cols, dartquant_overflow);
   checks.require(weights->group >= 0 && weights->group % 8 == 0, dartquant_arg_group, dartquant_unsupported);
-  auto const symmetry = static_cast<std::int32_t>(weights->symmetry);
+  std::int32_t const symmetry = number_of(weights->symmetry);
   checks.require(symmetry == dartquant_symmetric || symmetry == dartquant_asymmetric, dartquant_arg_symmetry,
                  dartquant_bad_value);
   checks.require(weights->with_sums == 0 || weights->with_sums == 1, dartquant_arg_weights,

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <dartquant/kernels.h>
 
@@ -41,6 +42,16 @@ class Size {
 
 [[nodiscard]] inline bool aligned(void const* pointer, std::size_t alignment) {
   return reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0;
+}
+
+/// The number in an enumeration that a caller filled. A C caller may have stored any; reading one that is no
+/// enumerator as an enumeration would be undefined.
+template <class E>
+[[nodiscard]] std::int32_t number_of(E const& enumeration) {
+  static_assert(sizeof(E) == sizeof(std::int32_t));
+  std::int32_t number = 0;
+  std::memcpy(&number, &enumeration, sizeof number);
+  return number;
 }
 
 /// Collects the first thing that is wrong: every check after a failed one is skipped.
