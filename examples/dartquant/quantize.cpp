@@ -72,19 +72,50 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
   return std::move(found.rotations);
 }
 
-/// Perplexity of the original, and of the written folder with activations and KV cache rounded on the fly.
+FoldOptions fold_options(QuantizeFlags const& flags, RotationSet folded, Progress progress) {
+  Quantization const quantization = flags.scheme.quantization();
+  FoldOptions options;
+  options.rotations = folded;
+  options.dtype = dtype_of(flags.dtype);
+  options.weights = quantization.weights();
+  options.manifest = origin_of_rotations(flags.rotations);
+  options.manifest["scheme"] = quantization.scheme.name();
+  if (flags.rotations.empty()) {
+    options.manifest["method"] = flags.learning.method;
+    options.manifest["seed"] = std::to_string(flags.common.seed);
+  }
+  options.progress = std::move(progress);
+  return options;
+}
+
+/// A forward pass that folds and rounds in memory what the folder holds: gains folded, with and without
+/// rotations.
+ForwardOptions in_memory(Rotations const& rotations, RotationSet active, Quantization const& quantization) {
+  ForwardOptions options = rotated_forward(rotations, active, quantization);
+  options.gains = NormGains::folded;
+  return options;
+}
+
+/// Perplexity of the original, of the written folder with activations and KV cache rounded on the fly, and of
+/// the integers behind the written weights.
 Measured measure(Cpu const& cpu, Model const& model, Model const& written, TokenWindows const& windows,
-                 ForwardOptions options, ProgressDisplay& progress) {
+                 QuantizeFlags const& flags, ForwardOptions const& integers, ProgressDisplay& progress) {
   progress.start("original");
   Baseline const baseline = baseline_of(cpu, model, windows, progress.callback());
   ForwardOptions plain;
-  plain.progress = options.progress = progress.callback();
+  plain.progress = progress.callback();
   Measured result;
   result.before = evaluate(cpu, model, windows, plain);
   progress.finish();
   progress.start("quantized");
-  result.after = evaluate(cpu, written, windows, options, &baseline);
+  Rotations const none;
+  ForwardOptions online = rotated_forward(none, {.r3 = integers.active.r3}, integers.quantization);
+  online.quantization.scheme.weights = 16;
+  online.progress = progress.callback();
+  result.after = evaluate(cpu, written, windows, online, &baseline);
   progress.finish();
+  if (flags.integers)
+    result.integers = measure_integers(cpu, model, windows, integers, result.after, progress);
   return result;
 }
 
@@ -146,36 +177,18 @@ void run(QuantizeFlags const& flags) {
 
   StagedFolder output(flags.output, model.folder(), job.disk_bytes);
   progress.start("quantize");
-  FoldOptions options;
-  options.rotations = folded;
-  options.dtype = dtype_of(flags.dtype);
-  options.weights = quantization.weights();
-  options.manifest = origin_of_rotations(flags.rotations);
-  options.manifest["scheme"] = quantization.scheme.name();
-  if (flags.rotations.empty()) {
-    options.manifest["method"] = flags.learning.method;
-    options.manifest["seed"] = std::to_string(flags.common.seed);
-  }
-  options.progress = progress.callback();
-  FoldReport const done = fold(cpu, model, rotations, output.path(), options);
+  FoldReport const done =
+      fold(cpu, model, rotations, output.path(), fold_options(flags, folded, progress.callback()));
   progress.finish();
   Model const written = Model::open(output.path());
-  ForwardOptions in_memory = rotated_forward(rotations, folded, quantization);
-  in_memory.gains = NormGains::folded;  // as in the folder, with and without rotations
-  in_memory.quantization.scheme = {.weights = quantization.scheme.weights};
-  FoldCheck const check = check_written(cpu, model, in_memory, written, check_windows(model, flags.source));
+  Quantization weights_only = quantization;
+  weights_only.scheme = {.weights = quantization.scheme.weights};
+  FoldCheck const check = check_written(cpu, model, in_memory(rotations, folded, weights_only), written,
+                                        check_windows(model, flags.source));
   std::optional<Measured> measured;
-  Quantization online = quantization;
-  online.scheme.weights = 16;
-  Rotations const none;
   if (windows.size() > 0)
     measured =
-        measure(cpu, model, written, windows, rotated_forward(none, {.r3 = active.r3}, online), progress);
-  if (flags.integers) {
-    ForwardOptions unwritten = rotated_forward(rotations, active, quantization);
-    unwritten.gains = NormGains::folded;  // the levels behind the values of the folder
-    measured->integers = measure_integers(cpu, model, windows, unwritten, measured->after, progress);
-  }
+        measure(cpu, model, written, windows, flags, in_memory(rotations, active, quantization), progress);
   output.commit();
   write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);

@@ -50,8 +50,8 @@ std::vector<QuantizeOptions> quantizers() {
     for (auto const symmetry : both_symmetries) {
       for (auto const granularity : {per_tensor, per_row, per_column, per_group(3), per_group(32)})
         all.push_back({.bits = bits, .granularity = granularity, .symmetry = symmetry, .clip_ratio = 0.9});
-      all.push_back({.bits = bits, .symmetry = symmetry, .clip_search = ClipSearch::mse});
     }
+  all.push_back({.clip_search = ClipSearch::mse});
   return all;
 }
 
