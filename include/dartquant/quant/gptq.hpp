@@ -37,8 +37,8 @@ struct GptqOptions {
     quantize.validate();
     detail::require(quantize.granularity.kind == Granularity::Kind::row ||
                         quantize.granularity.kind == Granularity::Kind::group,
-                    "[GptqOptions] granularity ", static_cast<int>(quantize.granularity.kind),
-                    ": weights are rounded row by row, choose per_row or per_group(size)");
+                    "[GptqOptions] scales per tensor or per column: weights are rounded row by row, choose "
+                    "per_row or per_group(size)");
     detail::require(std::isfinite(damping) && damping >= 0, "[GptqOptions] damping ", damping,
                     ": must be finite and not negative");
     detail::require(block >= 1, "[GptqOptions] block ", block, ": must be at least 1");
@@ -103,10 +103,10 @@ class GptqRounding {
   /// Where the block that starts at channel `begin` ends. A group whose scale is fitted on the way lies in
   /// one block or begins with one: all its channels are then up to date.
   [[nodiscard]] index_t block_end(index_t begin) const {
-    index_t const n = W_.cols();
-    index_t end = begin + options_.block;
+    index_t const n = W_.cols(), block = std::min(options_.block, n);
+    index_t end = begin + block;
     if (options_.order == GptqOrder::natural) {
-      if (group_ <= options_.block) end = begin + options_.block / group_ * group_;
+      if (group_ <= block) end = begin + block / group_ * group_;
       else end = std::min(end, (begin / group_ + 1) * group_);
     }
     return std::min(end, n);

@@ -28,8 +28,8 @@ struct LearnedClipOptions {
     quantize.validate();
     detail::require(quantize.granularity.kind == Granularity::Kind::row ||
                         quantize.granularity.kind == Granularity::Kind::group,
-                    "[LearnedClipOptions] granularity ", static_cast<int>(quantize.granularity.kind),
-                    ": ranges are searched row by row, choose per_row or per_group(size)");
+                    "[LearnedClipOptions] scales per tensor or per column: ranges are searched row by row, "
+                    "choose per_row or per_group(size)");
     detail::require(quantize.clip_search == ClipSearch::none && quantize.clip_ratio == 1,
                     "[LearnedClipOptions] clip ratio ", quantize.clip_ratio,
                     " or another search: this search chooses the ratios, leave them alone");
