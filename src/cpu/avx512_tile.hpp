@@ -73,7 +73,7 @@ struct TileArguments {
     __asm__ volatile(                                                                                      \
         "test %[starts], %[starts]\n\tjz 1f\n\t" DARTQUANT_EACH##rows(DARTQUANT_START##panels) "jmp 2f\n"  \
         "1:\n\t" DARTQUANT_EACH##rows(DARTQUANT_LOAD##panels)                                              \
-        "\n\t.p2align 5\n2:\n\t"                                                                           \
+        "\n\t.p2align 6\n2:\n\t"                                                                           \
         DARTQUANT_WEIGHTS##panels("0") DARTQUANT_ROWS##rows(DARTQUANT_DOT##panels, "0")                    \
         DARTQUANT_WEIGHTS##panels("1") DARTQUANT_ROWS##rows(DARTQUANT_DOT##panels, "4")                    \
         "sub $-128*" #panels ", %[weights]\n\t"                                                            \

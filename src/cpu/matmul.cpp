@@ -104,6 +104,9 @@ void check_activations(Checks& checks, dartquant_weights const& weights, dartqua
   if (!checks.ok() || x.symmetry == dartquant_symmetric) return;
   checks.require(x.bits == 4 || weights.with_sums != 0, dartquant_arg_weights, dartquant_unsupported);
   checks.require(zero_points_in_range(x), dartquant_arg_zero_points, dartquant_bad_value);
+  // The largest sum of a group, 255 times 15 for every channel, must fit into 32 bits.
+  if (x.bits == 8 && weights.symmetry == dartquant_asymmetric)
+    checks.require(width <= INT32_MAX / (255 * 15), dartquant_arg_group, dartquant_overflow);
 }
 
 }  // namespace
