@@ -20,12 +20,14 @@ namespace dartquant {
 
 /// The norm of the skew matrix W by which Cayley limits its step to rate |W| <= 2 q.
 enum class StepLimit {
-  one_norm,  ///< largest column sum of magnitudes (Li et al. 2020): about sqrt(channels) / 2.5 times the other
+  one_norm,  ///< largest column sum of magnitudes (Li et al. 2020): about sqrt(channels) / 2.5 times the
+             ///< other
   spectral   ///< largest singular value, estimated: all that the fixed point needs to converge
 };
 
 /// Cayley SGD with momentum on R itself (Li, Fuxin and Todorovic 2020, "Efficient Riemannian optimization on
-/// the Stiefel manifold via the Cayley transform", algorithm 1; the optimizer of SpinQuant, arXiv 2405.16406):
+/// the Stiefel manifold via the Cayley transform", algorithm 1; the optimizer of SpinQuant, arXiv
+/// 2405.16406):
 ///
 ///     V <- momentum V - dL/dR
 ///     W <- (V R^T - R V^T) / 2                        skew; what the paper's W is for a square orthogonal R

@@ -90,8 +90,8 @@ struct CalibrationOptions {
 
   /// Throws InvalidArgument with the first option that is out of range.
   void validate() const {
-    detail::require(epochs >= 0, "[calibrate] epochs ", epochs,
-                    ": must be positive, or 0 for about ", detail::default_steps<Optimizer>(), " steps");
+    detail::require(epochs >= 0, "[calibrate] epochs ", epochs, ": must be positive, or 0 for about ",
+                    detail::default_steps<Optimizer>(), " steps");
     detail::require(batch_rows >= 1, "[calibrate] batch_rows ", batch_rows, ": at least one row is needed");
     detail::require(!learning_rate || (*learning_rate > 0 && std::isfinite(*learning_rate)),
                     "[calibrate] learning_rate ", learning_rate.value_or(0),

@@ -28,17 +28,17 @@ namespace dartquant {
 ///
 /// The term in R keeps the step near R in the directions that the activations hardly excite. It bounds the
 /// condition number of the polar factor, makes an X of any rank harmless, and grows (fourfold) when a step
-/// would raise the loss or the matrix is nearly singular: for an objective of upper curvature c
-/// (Whip: 1), a weight of c times the largest eigenvalue of X^T X / rows on R never raises the loss
-/// (docs/math.md). The loss is compared where every step sees the same rows, i.e. when X fits in one batch:
-/// it then never rises from epoch to epoch. Steps on changing batches are taken as they come. Cost per step:
-/// 4 rows channels^2 operations and a polar factor (about ten steps of 4 channels^3); memory: 4 batches and 9
-/// matrices.
+/// would raise the loss or the matrix is nearly singular: for an objective of upper curvature c (Whip: 1) a
+/// weight on R of c times the largest eigenvalue of X^T X / rows never raises the loss (docs/math.md). The
+/// loss is watched where every step sees the same rows, i.e. when X fits in one batch: it then never rises
+/// from epoch to epoch. On changing batches the schedule makes the steps shorter towards the end, which
+/// averages over them: the weight is proximity / schedule_factor. Cost per step: 4 rows channels^2 operations
+/// and a polar factor (about ten steps of 4 channels^3); memory: 4 batches and 8 matrices.
 struct Procrustes {
-  /// The weight of R, in units of the RMS singular value of G. 0: the plain fixed point, only safe for X of
-  /// full rank, and it may rise before it is caught.
-  double proximity = 0.05;
-  /// Ends the calibration after an epoch that lowered the loss by less than this share of all that was gained.
+  /// The weight of R, in units of the RMS singular value of G. 0: the plain fixed point, where G allows it.
+  double proximity = 0.02;
+  /// Where X fits in one batch: ends the calibration after an epoch that lowered the loss by less than this
+  /// share of all that was gained.
   double stop = 5e-4;
 
   static constexpr index_t default_steps = 40;
@@ -65,6 +65,7 @@ class Descent<T, B, Objective, Procrustes> {
       : backend_(backend),
         options_(options),
         same_rows_(plan.batches == 1),
+        steps_(plan.steps()),
         channels_(start.rows()),
         scale_(std::sqrt(static_cast<double>(channels_))),
         proximity_(options.optimizer.proximity),
@@ -102,8 +103,10 @@ class Descent<T, B, Objective, Procrustes> {
     backend_.template gemm<T>(T(-1), batch_.activations(), Op::transpose, batch_.slope(), Op::none, T(0), G_);
     double const norm = backend_.template frobenius_norm<T>(G_);
     finite_ = std::isfinite(norm);
-    if (!finite_ || (taken_ == 0 && vanished(norm))) return false;
-    if (taken_ > 0) proximity_ = std::max(options_.optimizer.proximity, proximity_ / 2);
+    bool const empty = !same_rows_ && norm == 0;  // a batch of zeros among others: no step
+    if (!finite_ || (taken_ == 0 && !empty && vanished(norm))) return false;
+    double const factor = same_rows_ ? 1 : schedule_factor(options_.schedule, taken_, steps_);
+    proximity_ = std::max(options_.optimizer.proximity / factor, taken_ > 0 ? proximity_ / 2 : 0);
     ++taken_;
     proposed_ = same_rows_;
     size_ = norm / scale_;
@@ -119,8 +122,8 @@ class Descent<T, B, Objective, Procrustes> {
     std::size_t const epochs = so_far.loss.size();
     double const before = epochs > 1 ? so_far.loss[epochs - 2] : so_far.initial_loss;
     double const gained = so_far.initial_loss - so_far.best_loss;
-    return change_ <= std::numeric_limits<T>::epsilon() ||
-           before - so_far.loss.back() < options_.optimizer.stop * gained;
+    return same_rows_ && (change_ <= std::numeric_limits<T>::epsilon() ||
+                          before - so_far.loss.back() < options_.optimizer.stop * gained);
   }
   void report(Calibration& found) const {
     found.qr_path = used_householder_ ? QrPath::householder : QrPath::cholesky;
@@ -163,7 +166,7 @@ class Descent<T, B, Objective, Procrustes> {
   B const& backend_;
   CalibrationOptions<Objective, Procrustes> const& options_;
   bool same_rows_;
-  index_t channels_, taken_ = 0, shortened_ = 0;
+  index_t steps_, channels_, taken_ = 0, shortened_ = 0;
   double scale_;  ///< |R|_F
   double proximity_, size_ = 0, change_ = 1, loss_ = 0;
   Matrix R_, previous_, G_, M_;
