@@ -7,11 +7,11 @@
  * reads the environment or keeps anything between calls (the one exception is dartquant_hadamard_base, a
  * set-up call). Every call that takes (part, parts) does one of `parts` disjoint shares of the work: run
  * parts 0 .. parts - 1 on any threads in any order, each with a workspace of its own. The bytes of a result
- * depend neither on `parts` nor on the instruction set.
+ * depend neither on `parts` nor on the instruction set, but for dartquant_matmul_float and the payload of a NaN
+ * that is stored in 16 bits.
  *
  * Units. Strides of matrices, scales and zero points count elements, those of levels count bytes. Sizes
- * called
- * *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces to
+ * called *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces to
  * dartquant_alignment bytes. Structs describe; they are never kept. Data pointers of structs that a call only
  * reads are not written through.
  *
