@@ -34,7 +34,7 @@ template <int BitsW>
 [[nodiscard]] std::optional<PackedInt4> packed_for(Cpu const& cpu, index_t tokens, index_t width_x,
                                                    IntMatrix<BitsW> const& W) {
   if constexpr (BitsW == 4) {
-    constexpr index_t most_channels = index_t{1} << 20;
+    constexpr index_t most_channels = index_t{1} << 19;  // their 8-bit products fit into 32 bits
     bool const shaped = tokens > 0 && W.rows() > 0 && W.cols() > 0 && W.cols() <= most_channels;
     bool const scaled = W.block().rows == 1 || W.block().cols == W.cols();
     auto const group = shaped ? product_group(W.cols(), width_x, W.block().cols) : std::nullopt;
