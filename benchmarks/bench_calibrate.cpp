@@ -5,12 +5,15 @@
 //   step/2048     one QR-Orth step, 2048 channels, 4096 rows, all hardware threads. of_products = its time
 //   over that
 //                 of its two unavoidable products, X R and O^T dL/dO, measured in the same run.
-//   heads/64x128  calibrate_heads: 64 heads of 128, 4096 tokens, 4 epochs of one step.
-//   objective/F   loss and slope of 4096 x 2048 values. of_bandwidth = bytes read and written per second over
-//   those of
+//   step/Procrustes/2048, step/Cayley/2048  the same for the other two optimizers.
+//   learn/NAME/512/EPOCHS  whole calibrations, 16384 rows in batches of 4096: the loss reached against the
+//   time. heads/64x128  calibrate_heads: 64 heads of 128, 4096 tokens, 4 epochs of one step. objective/F loss
+//   and slope of 4096 x 2048 values. of_bandwidth = bytes read and written per second over those of
 //                 a copy (read + write) of the same size, measured in the same run.
 //   qr/2048       the orthonormalisation alone: Cholesky, one and two passes.
 #include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/calibrate/cayley.hpp>
+#include <dartquant/calibrate/procrustes.hpp>
 
 #include <benchmark/benchmark.h>
 
@@ -53,12 +56,15 @@ double seconds(Body const& body) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+template <class Optimizer>
 void step(benchmark::State& state) {
   index_t const channels = state.range(0), rows = 4096;
   Matrix const X = activations(rows, channels);
-  dq::CalibrationOptions<> const options{.learning_rate = 1e-2f, .schedule = dq::Schedule::constant};
-  Matrix const Z = dq::random_hadamard(channels, 1).cast<float>();
-  dq::detail::Descent<float, dq::Cpu, dq::Whip, dq::Sgd> descent(cpu(), options, Z, rows, 1000);
+  dq::CalibrationOptions<dq::Whip, Optimizer> options{.schedule = dq::Schedule::constant};
+  if constexpr (dq::detail::takes_learning_rate<Optimizer>()) options.learning_rate = 1e-2f;
+  Matrix const start = dq::random_hadamard(channels, 1).cast<float>();
+  // Procrustes: as on changing batches, so that a step is one product X R and not a search.
+  dq::detail::Descent<float, dq::Cpu, dq::Whip, Optimizer> descent(cpu(), options, start, {rows, 2, 500});
   Matrix O(rows, channels), A(channels, channels);
   double loss = descent.forward(X);
   if (!descent.backward()) state.SkipWithError("no gradient");
@@ -81,6 +87,21 @@ void step(benchmark::State& state) {
   state.counters["products_GFLOPS"] = flops / products * 1e-9;
   state.counters["threads"] = cpu().threads();
   state.counters["whip_per_channel"] = loss / static_cast<double>(channels);
+}
+
+/// Whip per channel of 16384 rows after so many epochs of four batches, and the time they took.
+template <class Optimizer>
+void learn(benchmark::State& state) {
+  index_t const channels = state.range(0);
+  Matrix const X = activations(16384, channels);
+  dq::CalibrationOptions<dq::Whip, Optimizer> const options{.epochs = state.range(1), .seed = 1};
+  double loss = 0;
+  for (auto _ : state) {
+    auto const found = dq::calibrate_rotation(cpu(), X, options);
+    loss = dq::loss_per_channel(cpu(), dq::apply(cpu(), found.rotation, X));
+  }
+  state.counters["whip_per_channel"] = loss;
+  state.counters["threads"] = cpu().threads();
 }
 
 void qr(benchmark::State& state) {
@@ -127,7 +148,37 @@ void objective(benchmark::State& state) {
   state.counters["threads"] = cpu().threads();
 }
 
-BENCHMARK(step)->Arg(512)->Arg(2048)->UseManualTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(step<dq::Sgd>)->Name("step")->Arg(512)->Arg(2048)->UseManualTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(step<dq::Procrustes>)
+    ->Name("step/Procrustes")
+    ->Arg(512)
+    ->Arg(2048)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(step<dq::Cayley>)
+    ->Name("step/Cayley")
+    ->Arg(512)
+    ->Arg(2048)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(learn<dq::Sgd>)
+    ->Name("learn/QR-Orth")
+    ->ArgsProduct({{512}, {3, 10, 40}})
+    ->Iterations(1)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(learn<dq::Cayley>)
+    ->Name("learn/Cayley")
+    ->ArgsProduct({{512}, {3, 10, 40}})
+    ->Iterations(1)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(learn<dq::Procrustes>)
+    ->Name("learn/Procrustes")
+    ->ArgsProduct({{512}, {1, 3, 10}})
+    ->Iterations(1)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK(qr)->Name("qr/2048")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(heads)->Name("heads/64x128")->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(objective<dq::Whip>)->Name("objective/Whip")->UseManualTime()->Unit(benchmark::kMillisecond);
