@@ -83,7 +83,7 @@ TEST_CASE("Cayley SGD lowers Whip on activations with outliers", "[cayley]") {
       CHECK(found.learning_rate > 0);
       CHECK(found.steps == 80);
       RowMatrix<float> const O = X * found.rotation.cast<float>();
-      CHECK(found.best_loss_per_channel() == Approx(loss_per_channel(cpu, O)).epsilon(1e-5));
+      CHECK(found.best_loss_per_channel() == Approx(loss_per_channel(cpu, O)).epsilon(1e-4));
     }
   auto const rate =
       calibrate_rotation(cpu, X, Options{.optimizer = {.momentum = 0}, .epochs = 10, .learning_rate = 1.5f});
