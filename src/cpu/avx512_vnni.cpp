@@ -87,17 +87,16 @@ void stream_rows(Product const& p) {
 
 // ---- many rows: the weights are unpacked once per chunk, tiles of rows pass over them ------------------
 
-constexpr std::int64_t tile_rows = 12, most_tiles = (row_block - 1) / tile_rows + 1;
-constexpr int most_panels = 2;
+constexpr std::int64_t most_tiles = (row_block - 1) / tile_rows + 1;
 constexpr std::int64_t most_starts = 256;
 
 /// The parts of the scratch.
 struct Scratch {
   /// For every piece [line][low, high nibbles][panel] and, where it ends its group, the scales [panel].
-  alignas(64) std::uint8_t weights[(2 * chunk_lines + chunk_pieces) * most_panels * 64];
-  alignas(64) float totals[most_tiles][tile_rows][most_panels][16];
+  alignas(64) std::uint8_t weights[(2 * chunk_lines + chunk_pieces) * tile_panels * 64];
+  alignas(64) float totals[most_tiles][tile_rows][tile_panels][16];
   /// Of the last group, which may go on in the next chunk.
-  alignas(64) std::int32_t sums[most_tiles][tile_rows][most_panels][16];
+  alignas(64) std::int32_t sums[most_tiles][tile_rows][tile_panels][16];
   /// -8 times the sums of x: of all groups of the product if they fit, else of the pieces of the chunk.
   alignas(64) std::int32_t starts[most_starts + 1][row_block];  ///< a tile may read past its last row
 };
@@ -155,7 +154,7 @@ void multiply_tile(Pass const& pass, std::int64_t tile, std::int64_t row) {
       if (piece.ends)
         for (int r = 0; r < rows; ++r)
           for (int k = 0; k < panels; ++k) {
-            int const at = 16 * (most_panels * r + k);
+            int const at = 16 * (tile_panels * r + k);
             std::int64_t const index = (pass.panel + k) * p.w.groups + piece.group;
             __m512 const total =
                 add_group(p, row + r, piece.group, index, scales + 16 * k, _mm512_load_si512(a.sums + at),
@@ -212,7 +211,7 @@ void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
       std::int64_t const rows = height + (tile < taller ? 1 : 0);
       if (pass.last) {
         prefetch_rows(p, panel, panels, row, rows);
-        prefetch_panels(p, panel + panels, most_panels, tile, tiles);
+        prefetch_panels(p, panel + panels, tile_panels, tile, tiles);
       }
       multiply_rows<panels, plain>(pass, tile, row, rows);
       if (pass.last)
