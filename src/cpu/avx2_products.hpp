@@ -30,7 +30,7 @@ inline __m256i broadcast_four(std::int8_t const* x) {
 /// Nibbles of channels 0..3 (half 0) or 4..7 (half 1) of a line, columns 8 part to 8 part + 7.
 struct PackedLines {
   static constexpr std::int64_t line_bytes = 64, gap = 64;
-  static constexpr std::int64_t ahead = 2048;  // bytes; the prefetchers stop at the end of a page
+  static constexpr std::int64_t ahead = 8192;  // bytes; the prefetchers stop at the end of a page
   static __m256i nibbles(std::uint8_t const* line, int half, int part) {
     __m256i const bytes = load(line + 32 * part);
     return _mm256_and_si256(half == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
