@@ -109,6 +109,18 @@ void check_activations(Checks& checks, dartquant_weights const& weights, dartqua
     checks.require(width <= INT32_MAX / (255 * 15), dartquant_arg_group, dartquant_overflow);
 }
 
+/// Where the weights, the bias and the columns of Y of a region lie, for both kinds of products.
+template <class AnyProduct>
+void place(AnyProduct& p, dartquant_weights const& weights, PackedShape const& shape, void const* packed,
+           Region const& region, float const* bias, dartquant_matrix const& y, std::uint8_t* scratch) {
+  std::int64_t const first = region.panels.first * panel_cols;
+  p.w = panels_of(weights, shape, packed, region.panels.first, region.panels.last);
+  p.cols = std::min(weights.out, region.panels.last * panel_cols) - first;
+  p.bias = bias == nullptr ? nullptr : bias + first;
+  p.y_stride = y.stride;
+  p.scratch = scratch;
+}
+
 }  // namespace
 }  // namespace dartquant::cpu
 
@@ -156,17 +168,13 @@ dartquant_status dartquant_matmul(dartquant_cpu const* cpu, dartquant_weights co
   auto* const sums = reinterpret_cast<std::int32_t*>(bytes + space.sums);
   auto* const zero_points = reinterpret_cast<std::int32_t*>(bytes + space.zero_points);
   Product p{};
-  p.w = panels_of(*weights, shape, packed, region.panels.first, region.panels.last);
+  place(p, *weights, shape, packed, region, bias, *y, bytes);
   p.x = levels;
   p.x_stride = space.stride;
   p.x_sums = sums;
   p.x_zero_points = x->bits == 8 && x->symmetry == dartquant_asymmetric ? zero_points : nullptr;
   p.x_scale_stride = x->scale_stride;
   p.scales_per_group = groups_of(*x) > 1;
-  p.cols = std::min(weights->out, region.panels.last * panel_cols) - region.panels.first * panel_cols;
-  p.bias = bias == nullptr ? nullptr : bias + region.panels.first * panel_cols;
-  p.y_stride = y->stride;
-  p.scratch = bytes;
   if (p.w.count == 0) return 0;
   for (std::int64_t row = region.rows.first; row < region.rows.last; row += space.rows) {
     p.rows = std::min(space.rows, region.rows.last - row);
@@ -204,13 +212,9 @@ dartquant_status dartquant_matmul_float(dartquant_cpu const* cpu, dartquant_weig
   auto* const bytes = static_cast<std::uint8_t*>(workspace);
   auto* const values = reinterpret_cast<float*>(bytes + space.x);
   FloatProduct p{};
-  p.w = panels_of(*weights, shape, packed, region.panels.first, region.panels.last);
+  place(p, *weights, shape, packed, region, bias, *y, bytes);
   p.x = values;
   p.x_stride = space.stride;
-  p.cols = std::min(weights->out, region.panels.last * panel_cols) - region.panels.first * panel_cols;
-  p.bias = bias == nullptr ? nullptr : bias + region.panels.first * panel_cols;
-  p.y_stride = y->stride;
-  p.scratch = bytes;
   if (p.w.count == 0) return 0;
   for (std::int64_t row = region.rows.first; row < region.rows.last; row += space.rows) {
     p.rows = std::min(space.rows, region.rows.last - row);

@@ -113,6 +113,19 @@ void check_same(Checks& checks, dartquant_weights const& w, dartquant_quantized 
   checks.require(group_width(q) == width, dartquant_arg_group, dartquant_bad_size);
 }
 
+/// What packing and unpacking ask alike.
+Checks check_packing(dartquant_weights const* weights, dartquant_quantized const* q, void const* packed,
+                     std::size_t packed_bytes, std::int64_t part, std::int64_t parts) {
+  Checks checks;
+  std::size_t needed = 0;
+  checks.merge(dartquant_packed_size(weights, &needed));
+  if (!checks.ok()) return checks;
+  check(checks, q);
+  if (checks.ok()) check_same(checks, *weights, *q);
+  checks.buffer(packed, packed_bytes, needed, dartquant_arg_packed).part(part, parts);
+  return checks;
+}
+
 }  // namespace
 
 bool header_matches(dartquant_weights const& weights, PackedShape const& shape, void const* packed) {
@@ -136,12 +149,7 @@ dartquant_status dartquant_packed_size(dartquant_weights const* weights, std::si
 
 dartquant_status dartquant_pack(dartquant_weights const* weights, dartquant_quantized const* q, void* packed,
                                 std::size_t packed_bytes, std::int64_t part, std::int64_t parts) {
-  std::size_t needed = 0;
-  if (dartquant_status const bad = dartquant_packed_size(weights, &needed); bad != 0) return bad;
-  Checks checks;
-  check(checks, q);
-  if (checks.ok()) check_same(checks, *weights, *q);
-  checks.buffer(packed, packed_bytes, needed, dartquant_arg_packed).part(part, parts);
+  Checks checks = check_packing(weights, q, packed, packed_bytes, part, parts);
   if (!checks.ok()) return checks.result();
   if (!checks.require(zero_points_in_range(*q), dartquant_arg_zero_points, dartquant_bad_value).ok())
     return checks.result();
@@ -163,12 +171,7 @@ dartquant_status dartquant_pack(dartquant_weights const* weights, dartquant_quan
 dartquant_status dartquant_unpack(dartquant_weights const* weights, void const* packed,
                                   std::size_t packed_bytes, dartquant_quantized const* q, std::int64_t part,
                                   std::int64_t parts) {
-  std::size_t needed = 0;
-  if (dartquant_status const bad = dartquant_packed_size(weights, &needed); bad != 0) return bad;
-  Checks checks;
-  check(checks, q);
-  if (checks.ok()) check_same(checks, *weights, *q);
-  checks.buffer(packed, packed_bytes, needed, dartquant_arg_packed).part(part, parts);
+  Checks checks = check_packing(weights, q, packed, packed_bytes, part, parts);
   if (!checks.ok()) return checks.result();
   PackedShape const shape = packed_shape(*weights);
   if (!checks.require(header_matches(*weights, shape, packed), dartquant_arg_packed, dartquant_mismatch).ok())

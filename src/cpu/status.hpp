@@ -74,6 +74,11 @@ class Checks {
   Checks& part(std::int64_t part, std::int64_t parts) {
     return require(part >= 0 && part < parts, dartquant_arg_part, dartquant_bad_value);
   }
+  /// What another call found.
+  Checks& merge(dartquant_status found) {
+    if (status_ == 0) status_ = found;
+    return *this;
+  }
   /// Whether everything was right so far: what follows may rely on it.
   [[nodiscard]] bool ok() const { return status_ == 0; }
   [[nodiscard]] dartquant_status result() const { return status_; }

@@ -17,6 +17,7 @@
 using namespace dartquant;
 using quant_test::both_symmetries;
 using quant_test::normal_matrix;
+using quant_test::random_levels;
 
 namespace {
 
@@ -64,25 +65,6 @@ std::string refusal(Call const& call) {
     return error.what();
   }
   return "accepted";
-}
-
-/// Random levels and zero points under unit scales, so that products are integers.
-template <int Bits>
-IntMatrix<Bits> random_levels(index_t rows, index_t cols, QuantizeOptions const& options,
-                              std::uint64_t seed) {
-  IntMatrix<Bits> Q(rows, cols, options);
-  Philox const random(seed);
-  auto const [lowest, highest] = levels(options.bits, options.symmetry);
-  auto const count = static_cast<std::uint64_t>(highest - lowest + 1);
-  std::uint64_t at = 0;
-  for (index_t i = 0; i < rows; ++i)
-    for (index_t j = 0; j < cols; ++j)
-      Q.set_level(i, j, lowest + static_cast<int>(random.below(at++, count)));
-  if (options.symmetry == Symmetry::asymmetric)
-    for (index_t i = 0; i < Q.zero_points().rows(); ++i)
-      for (index_t j = 0; j < Q.zero_points().cols(); ++j)
-        Q.zero_points()(i, j) = static_cast<int>(random.below(at++, count));
-  return Q;
 }
 
 /// (groups + 4) 2^-24 sum of |terms|: groups + 3 roundings of the kernel, see quant/matmul_packed.hpp, and

@@ -3,6 +3,7 @@
 
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/random.hpp>
+#include <dartquant/quant/int_matrix.hpp>
 #include <dartquant/quant/options.hpp>
 
 #include <vector>
@@ -30,5 +31,25 @@ inline std::vector<dartquant::Granularity> all_granularities() {
 
 inline constexpr dartquant::Symmetry both_symmetries[] = {dartquant::Symmetry::symmetric,
                                                           dartquant::Symmetry::asymmetric};
+
+/// Random levels and zero points, all scales 1: products are sums of integers.
+template <int Bits>
+[[nodiscard]] dartquant::IntMatrix<Bits> random_levels(dartquant::index_t rows, dartquant::index_t cols,
+                                                       dartquant::QuantizeOptions const& options,
+                                                       std::uint64_t seed) {
+  dartquant::IntMatrix<Bits> Q(rows, cols, options);
+  dartquant::Philox const random(seed);
+  auto const [lowest, highest] = dartquant::levels(options.bits, options.symmetry);
+  auto const count = static_cast<std::uint64_t>(highest - lowest + 1);
+  std::uint64_t at = 0;
+  for (dartquant::index_t i = 0; i < rows; ++i)
+    for (dartquant::index_t j = 0; j < cols; ++j)
+      Q.set_level(i, j, lowest + static_cast<int>(random.below(at++, count)));
+  if (options.symmetry == dartquant::Symmetry::asymmetric)
+    for (dartquant::index_t i = 0; i < Q.zero_points().rows(); ++i)
+      for (dartquant::index_t j = 0; j < Q.zero_points().cols(); ++j)
+        Q.zero_points()(i, j) = static_cast<int>(random.below(at++, count));
+  return Q;
+}
 
 }  // namespace quant_test

@@ -11,6 +11,7 @@ using namespace dartquant;
 using quant_test::all_granularities;
 using quant_test::both_symmetries;
 using quant_test::normal_matrix;
+using quant_test::random_levels;
 
 namespace {
 
@@ -26,25 +27,6 @@ void check_product(X const& x, W const& w, RowMatrix<float> const& Y, double rou
   for (index_t i = 0; i < Y.rows(); ++i)
     for (index_t j = 0; j < Y.cols(); ++j)
       REQUIRE(std::abs(static_cast<double>(Y(i, j)) - exact(i, j)) <= rounding * size(i, j));
-}
-
-/// Random levels and zero points, all scales 1: the product is the integer sum.
-template <int Bits>
-IntMatrix<Bits> random_levels(index_t rows, index_t cols, QuantizeOptions const& options,
-                              std::uint64_t seed) {
-  IntMatrix<Bits> Q(rows, cols, options);
-  Philox const random(seed);
-  auto const [lowest, highest] = levels(options.bits, options.symmetry);
-  auto const count = static_cast<std::uint64_t>(highest - lowest + 1);
-  std::uint64_t at = 0;
-  for (index_t i = 0; i < rows; ++i)
-    for (index_t j = 0; j < cols; ++j)
-      Q.set_level(i, j, lowest + static_cast<int>(random.below(at++, count)));
-  if (options.symmetry == Symmetry::asymmetric)
-    for (index_t i = 0; i < Q.zero_points().rows(); ++i)
-      for (index_t j = 0; j < Q.zero_points().cols(); ++j)
-        Q.zero_points()(i, j) = static_cast<int>(random.below(at++, count));
-  return Q;
 }
 
 template <int BitsX, int BitsW>
