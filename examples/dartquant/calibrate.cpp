@@ -64,7 +64,8 @@ void run(CalibrateFlags const& flags) {
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   RotationSet const active = learned_rotations(flags.active);
   ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
-  detail::require(options.method != Method::rtn, "--method rtn has no rotation to write: choose another");
+  detail::require(traits(options.method).rotates(), "--method ", flags.learning.method,
+                  " has no rotation to write: choose another");
   check_output_file(flags.output, flags.common.model, {flags.source.file()});
   check_output_file(flags.common.json, flags.common.model, {flags.source.file(), flags.output});
   Cpu const cpu = flags.common.cpu();

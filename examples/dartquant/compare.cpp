@@ -59,12 +59,12 @@ std::vector<Scheme> parse_schemes(std::string const& list) {
   return schemes;
 }
 
-/// One per method and seed; rtn once.
+/// One per method and seed; once where nothing is rotated.
 std::vector<ModelCalibrationOptions> plan_runs(CompareFlags const& flags, RotationSet rotations) {
   std::vector<ModelCalibrationOptions> runs;
   for (std::string const& name : split(flags.methods)) {
     Method const method = parse_method(name);
-    for (index_t i = 0; i < (method == Method::rtn ? 1 : flags.seeds); ++i) {
+    for (index_t i = 0; i < (traits(method).rotates() ? flags.seeds : 1); ++i) {
       ModelCalibrationOptions run =
           flags.learning.options(rotations, flags.common.seed + static_cast<std::uint64_t>(i));
       run.method = method;
@@ -112,9 +112,7 @@ void announce(CompareFlags const& flags, Setup const& setup) {
   index_t const seqlen = setup.learn.cols();
   double const evaluations = static_cast<double>(setup.runs.size() * setup.schemes.size());
   add(plan(setup.cpu, setup.model, Job::evaluate, setup.measure.rows(), seqlen), evaluations + 2);
-  auto const learns = [](ModelCalibrationOptions const& run) {
-    return run.method != Method::rtn && run.method != Method::quarot;
-  };
+  auto const learns = [](ModelCalibrationOptions const& run) { return traits(run.method).learns(); };
   auto const learned = std::count_if(setup.runs.begin(), setup.runs.end(), learns);
   if (learned > 0)
     add(plan(setup.cpu, setup.model, Job::calibrate, setup.learn.rows(), seqlen,
@@ -129,7 +127,7 @@ void announce(CompareFlags const& flags, Setup const& setup) {
 Result measure(Setup const& setup, CompareFlags const& flags, ModelCalibration const& found, Scheme scheme,
                Baseline const& baseline, Progress progress) {
   auto const started = std::chrono::steady_clock::now();
-  RotationSet const active = found.method == Method::rtn ? RotationSet{} : setup.rotations;
+  RotationSet const active = traits(found.method).rotates() ? setup.rotations : RotationSet{};
   ForwardOptions options = forward_options(found, active, flags.scheme.quantization(scheme));
   options.progress = std::move(progress);
   Evaluation const evaluation = evaluate(setup.cpu, setup.model, setup.measure, options, &baseline);
@@ -182,9 +180,7 @@ void add_compare(CLI::App& program) {
   add_common_flags(*command, flags->common);
   add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
-  command
-      ->add_option("--methods", flags->methods,
-                   "of rtn, quarot, dartquant, uniformity, kurtosis, variance, peak, quant-error")
+  command->add_option("--methods", flags->methods, "several with commas, of\n" + describe_methods())
       ->type_name("LIST")
       ->capture_default_str();
   command->add_option("--rotations", flags->rotations, "which of r1,r2,r3,r4 act")

@@ -80,11 +80,7 @@ void require_given(TextSource const& source, std::string const& names) {
 }
 
 void add_method_flag(CLI::App& command, LearningFlags& flags) {
-  command
-      .add_option(
-          "--method", flags.method,
-          "dartquant (Whip), uniformity, kurtosis, variance, peak, quant-error; quarot (random Hadamard); "
-          "rtn (none)")
+  command.add_option("--method", flags.method, "one of\n" + describe_methods())
       ->type_name("NAME")
       ->capture_default_str();
 }

@@ -115,7 +115,8 @@ Json to_json(Evaluation const& evaluation) {
 }
 
 std::string describe(ModelCalibration const& found) {
-  std::string text = fmt::format("R1: loss {}, {} rows\n", losses(found.r1_loss), found.r1_sample_rows);
+  std::string text = fmt::format("R1: loss {}, {} steps, {} rows\n", losses(found.r1_loss), found.r1_steps,
+                                 found.r1_sample_rows);
   for (std::size_t layer = 0; layer < found.r2_loss.size(); ++layer)
     if (!found.r2_loss[layer].empty())
       text += fmt::format("R2 of layer {}: loss {}\n", layer, losses(found.r2_loss[layer]));
@@ -130,6 +131,9 @@ Json to_json(ModelCalibration const& found) {
   return {{"method", std::string(dartquant::name_of(found.method))},
           {"seed", found.seed},
           {"r1_loss", found.r1_loss},
+          {"r1_seconds", found.r1_seconds},
+          {"r1_steps", found.r1_steps},
+          {"r2_steps", found.r2_steps},
           {"r2_loss", found.r2_loss},
           {"whip_per_channel_before", found.whip_before},
           {"whip_per_channel", found.whip_after},

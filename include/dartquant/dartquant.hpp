@@ -71,4 +71,5 @@
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/method.hpp>
 #include <dartquant/model/pipeline.hpp>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
-#include <functional>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -13,52 +12,19 @@
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/rotation.hpp>
 
+#include "model/learn.hpp"
+
 namespace dartquant {
 namespace {
 
+using detail::EpochProgress;
+using detail::learner_of;
 using detail::require;
 using detail::sentence;
-
-using EpochProgress = std::function<void(CalibrationProgress const&)>;
 
 /// A seed of its own for the rotations of each layer.
 std::uint64_t layer_seed(std::uint64_t seed, index_t layer) {
   return Philox(seed, 0x5232u).bits(static_cast<std::uint64_t>(layer));
-}
-
-template <class Objective>
-CalibrationOptions<Objective> learning_options(LearningOptions const& learning, std::uint64_t seed,
-                                               RowScale row_scale, EpochProgress const& progress = {}) {
-  CalibrationOptions<Objective> options;
-  options.epochs = learning.epochs;
-  if (learning.batch_rows > 0) options.batch_rows = learning.batch_rows;
-  if (learning.learning_rate > 0) options.learning_rate = static_cast<float>(learning.learning_rate);
-  options.row_scale = row_scale;
-  options.seed = seed;
-  options.progress = progress;
-  return options;
-}
-
-/// Calls visit(Objective{}) with the objective of a method that learns.
-template <class Visit>
-void with_objective(Method method, Visit const& visit) {
-  switch (method) {
-    case Method::dartquant:
-      return visit(Whip{});
-    case Method::uniformity:
-      return visit(Uniformity{});
-    case Method::kurtosis:
-      return visit(Kurtosis{});
-    case Method::variance:
-      return visit(Variance{});
-    case Method::peak:
-      return visit(Peak{});
-    case Method::quant_error:
-      return visit(QuantError{});
-    case Method::rtn:
-    case Method::quarot:
-      return;
-  }
 }
 
 /// How many rotations of one kind did not learn as they should: one sentence each, not one per head.
@@ -104,16 +70,20 @@ struct Run {
 
 void find_r1(Cpu const& cpu, MatrixView<float const> X, EpochProgress const& progress, Run& run) {
   ModelCalibrationOptions const& options = run.options;
-  if (!options.rotations.r1 || options.method == Method::rtn) return;
+  MethodTraits const& method = traits(options.method);
+  if (!options.rotations.r1 || !method.rotates()) return;
   run.timed([&] {
-    if (options.method == Method::quarot) run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
-    with_objective(options.method, [&]<class Objective>(Objective const&) {
-      Calibration found = calibrate_rotation(
-          cpu, X, learning_options<Objective>(options.r1, options.seed, RowScale::as_given, progress));
-      run.r1_status.add(found);
-      run.result.r1_loss = std::move(found.loss);
-      run.result.rotations.r1 = std::move(found.rotation);
-    });
+    if (!method.learns()) {
+      run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
+      return;
+    }
+    Calibration found = learner_of(method).rotation(
+        cpu, X, {.options = options.r1, .seed = options.seed, .progress = progress});
+    run.r1_status.add(found);
+    run.result.r1_steps = found.steps;
+    run.result.r1_loss = std::move(found.loss);
+    run.result.r1_seconds = std::move(found.seconds);
+    run.result.rotations.r1 = std::move(found.rotation);
   });
 }
 
@@ -128,29 +98,38 @@ std::vector<double> mean_loss(std::vector<Calibration> const& heads) {
   return mean;
 }
 
+/// Random Hadamard matrices, one per KV head.
+std::vector<RowMatrix<double>> random_heads(ModelConfig const& config, std::uint64_t seed) {
+  std::vector<RowMatrix<double>> rotations;
+  for (index_t head = 0; head < config.kv_heads; ++head)
+    rotations.push_back(random_hadamard(config.head_dim, layer_seed(seed, head)));
+  return rotations;
+}
+
 void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixView<float const> X, Run& run) {
   ModelCalibrationOptions const& options = run.options;
+  MethodTraits const& method = traits(options.method);
   std::uint64_t const seed = layer_seed(options.seed, layer);
   run.timed([&] {
+    if (!method.learns()) {
+      run.result.rotations.r2.push_back(random_heads(config, seed));
+      return;
+    }
+    HeadCalibration found =
+        learner_of(method).heads(cpu, X, config.heads, config.kv_heads,
+                                 {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
     std::vector<RowMatrix<double>> rotations;
-    if (options.method == Method::quarot)
-      for (index_t head = 0; head < config.kv_heads; ++head)
-        rotations.push_back(random_hadamard(config.head_dim, layer_seed(seed, head)));
-    with_objective(options.method, [&]<class Objective>(Objective const&) {
-      HeadCalibration found =
-          calibrate_heads(cpu, X, config.heads, config.kv_heads,
-                          learning_options<Objective>(options.r2, seed, RowScale::unit_rms));
-      for (std::size_t head = 0; head < found.heads.size(); ++head) {
-        run.r2_status.add(found.heads[head]);
-        rotations.push_back(found.heads[head].rotation);
-      }
-      run.result.r2_loss.push_back(mean_loss(found.heads));
-    });
+    for (Calibration& head : found.heads) {
+      run.r2_status.add(head);
+      run.result.r2_steps += head.steps;
+      rotations.push_back(std::move(head.rotation));
+    }
+    run.result.r2_loss.push_back(mean_loss(found.heads));
     run.result.rotations.r2.push_back(std::move(rotations));
   });
 }
 
-bool finds_r2(Run const& run) { return run.options.rotations.r2 && run.options.method != Method::rtn; }
+bool finds_r2(Run const& run) { return run.options.rotations.r2 && traits(run.options.method).rotates(); }
 
 /// The full-precision pass: fills the pooled R1 sample and, layer by layer, finds the R2 of every run.
 ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,

@@ -197,7 +197,7 @@ ForwardOptions forward_options(ModelCalibration const& calibration, RotationSet 
   options.gains = NormGains::folded;
   options.rotations = &calibration.rotations;
   options.active = active;
-  if (calibration.method == Method::rtn) options.active = {};
+  if (!traits(calibration.method).rotates()) options.active = {};
   if (quantization.scheme.kv == 16) options.active.r3 = false;
   options.quantization = quantization;
   return options;

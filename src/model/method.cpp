@@ -1,72 +1,104 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <string>
 
 #include <dartquant/core/error.hpp>
-#include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/method.hpp>
 
 namespace dartquant {
 namespace {
 
 using detail::require;
 
-constexpr std::array all_methods{Method::rtn,      Method::quarot,   Method::dartquant, Method::uniformity,
-                                 Method::kurtosis, Method::variance, Method::peak,      Method::quant_error};
+using enum RotationSource;
+using enum LearnedObjective;
+
+// One row per method. What is not said is as MethodTraits has it.
+constexpr std::array table{
+    MethodTraits{.method = Method::rtn, .name = "rtn", .description = "no rotation: round to nearest"},
+    MethodTraits{.method = Method::quarot,
+                 .name = "quarot",
+                 .description = "random Hadamard matrices, nothing learned",
+                 .source = random_hadamard},
+    MethodTraits{.method = Method::dartquant,
+                 .name = "dartquant",
+                 .description = "Whip by QR-Orth, the paper's method",
+                 .source = learned},
+    MethodTraits{.method = Method::procrustes,
+                 .name = "procrustes",
+                 .description = "Whip by the Procrustes fixed point, no learning rate",
+                 .source = learned,
+                 .rule = LearningRule::procrustes},
+    MethodTraits{.method = Method::cayley,
+                 .name = "cayley",
+                 .description = "Whip by Cayley SGD, SpinQuant's optimizer",
+                 .source = learned,
+                 .rule = LearningRule::cayley},
+    MethodTraits{.method = Method::uniformity,
+                 .name = "uniformity",
+                 .description = "distance to the uniform distribution by QR-Orth",
+                 .source = learned,
+                 .objective = uniformity},
+    MethodTraits{.method = Method::kurtosis,
+                 .name = "kurtosis",
+                 .description = "fourth moment by QR-Orth",
+                 .source = learned,
+                 .objective = kurtosis},
+    MethodTraits{.method = Method::variance,
+                 .name = "variance",
+                 .description = "variance by QR-Orth, which no rotation changes: a control",
+                 .source = learned,
+                 .objective = variance},
+    MethodTraits{.method = Method::peak,
+                 .name = "peak",
+                 .description = "soft-max weighted maximum by QR-Orth",
+                 .source = learned,
+                 .objective = peak},
+    MethodTraits{.method = Method::quant_error,
+                 .name = "quant-error",
+                 .description = "error of a 4-bit grid by QR-Orth",
+                 .source = learned,
+                 .objective = quant_error},
+};
+
+constexpr bool in_order() {
+  for (std::size_t i = 0; i < table.size(); ++i)
+    if (table[i].method != static_cast<Method>(i)) return false;
+  return true;
+}
+static_assert(in_order(), "the rows stand in the order of the enum");
 
 }  // namespace
 
-std::span<Method const> methods() { return all_methods; }
+std::span<MethodTraits const> methods() { return table; }
 
-std::string_view name_of(Method method) {
-  switch (method) {
-    case Method::rtn:
-      return "rtn";
-    case Method::quarot:
-      return "quarot";
-    case Method::dartquant:
-      return "dartquant";
-    case Method::uniformity:
-      return "uniformity";
-    case Method::kurtosis:
-      return "kurtosis";
-    case Method::variance:
-      return "variance";
-    case Method::peak:
-      return "peak";
-    case Method::quant_error:
-      return "quant-error";
-  }
-  return "";
+MethodTraits const& traits(Method method) {
+  auto const row = static_cast<std::size_t>(method);
+  require(row < table.size(), "[traits] method ", row, ": there are ", table.size());
+  return table[row];
 }
+
+std::string_view name_of(Method method) { return traits(method).name; }
 
 Method parse_method(std::string_view name) {
   std::string known;
-  for (Method const method : all_methods) {
-    if (name_of(method) == name) return method;
-    if (!known.empty()) known += ", ";
-    known += name_of(method);
+  for (MethodTraits const& row : table) {
+    if (row.name == name) return row.method;
+    known.append(known.empty() ? "" : ", ").append(row.name);
   }
   throw InvalidArgument(detail::sentence("[parse_method] '", name, "' is not a method (known: ", known, ")"));
 }
 
-index_t calibration_seqlen(ModelConfig const& config) { return std::min<index_t>(2048, config.positions); }
-
-void LearningOptions::validate() const {
-  require(epochs >= 0, "[LearningOptions] ", epochs, " epochs: give 0 for the default or a number above it");
-  require(batch_rows >= 0, "[LearningOptions] ", batch_rows,
-          " rows per batch: give 0 for the default or more");
-  require(learning_rate >= 0 && learning_rate <= 1e6, "[LearningOptions] learning rate ", learning_rate,
-          ": give 0 for the default or a number above it");
-}
-
-void ModelCalibrationOptions::validate() const {
-  r1.validate();
-  r2.validate();
-}
-
-void CaptureOptions::validate() const {
-  require(r1_rows >= 1, "[CaptureOptions] ", r1_rows, " rows for R1: at least one is needed");
-  require(r2_rows >= 1, "[CaptureOptions] ", r2_rows, " rows for R2: at least one is needed");
+std::string describe_methods() {
+  std::size_t width = 0;
+  for (MethodTraits const& row : table) width = std::max(width, row.name.size());
+  std::string text;
+  for (MethodTraits const& row : table) {
+    text.append(text.empty() ? "" : "\n").append(row.name);
+    text.append(width + 2 - row.name.size(), ' ').append(row.description);
+  }
+  return text;
 }
 
 }  // namespace dartquant

@@ -5,6 +5,7 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/pipeline.hpp>
 
 namespace dartquant {
 namespace {
@@ -111,6 +112,31 @@ std::string_view name_of(Site site) {
       return "down_proj input";
   }
   return "";
+}
+
+index_t calibration_seqlen(ModelConfig const& config) { return std::min<index_t>(2048, config.positions); }
+
+void LearningOptions::validate() const {
+  require(epochs >= 0, "[LearningOptions] ", epochs, " epochs: give 0 for the default or a number above it");
+  require(batch_rows >= 0, "[LearningOptions] ", batch_rows,
+          " rows per batch: give 0 for the default or more");
+  require(learning_rate >= 0 && learning_rate <= 1e6, "[LearningOptions] learning rate ", learning_rate,
+          ": give 0 for the default or a number above it");
+}
+
+void ModelCalibrationOptions::validate() const {
+  r1.validate();
+  r2.validate();
+  MethodTraits const& chosen = traits(method);
+  double const rate = std::max(r1.learning_rate, r2.learning_rate);
+  require(!chosen.learns() || chosen.rule != LearningRule::procrustes || !(rate > 0),
+          "[ModelCalibrationOptions] learning rate ", rate, " for ", chosen.name,
+          ", which has none: leave it out");
+}
+
+void CaptureOptions::validate() const {
+  require(r1_rows >= 1, "[CaptureOptions] ", r1_rows, " rows for R1: at least one is needed");
+  require(r2_rows >= 1, "[CaptureOptions] ", r2_rows, " rows for R2: at least one is needed");
 }
 
 }  // namespace dartquant

@@ -63,7 +63,7 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
                        bytes_of(2 * r2_rows, config.query_channels(), 4) +
                        bytes_of(12 * config.hidden, config.hidden, 8) +
                        bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
-  if (options.method == Method::rtn || options.method == Method::quarot) return;
+  if (!traits(options.method).learns()) return;
   constexpr double steps = 160, batch = 4096;
   auto const cost = [&](double channels) {
     return steps * (4 * batch * channels * channels + 7 * channels * channels * channels);

@@ -83,10 +83,17 @@ TEST_CASE("an evaluation that makes no sense is refused", "[evaluate][bad]") {
 }
 
 TEST_CASE("methods have the names of the program", "[methods]") {
-  for (Method const method : methods()) REQUIRE(parse_method(name_of(method)) == method);
-  REQUIRE(methods().size() == 8);
+  for (MethodTraits const& row : methods()) {
+    INFO(row.name);
+    REQUIRE(parse_method(row.name) == row.method);
+    REQUIRE(traits(row.method).name == row.name);
+    REQUIRE(describe_methods().find(std::string(row.name) + "  ") != std::string::npos);
+  }
   REQUIRE(parse_method("quant-error") == Method::quant_error);
+  REQUIRE(traits(parse_method("procrustes")).rule == LearningRule::procrustes);
+  REQUIRE(traits(parse_method("cayley")).rule == LearningRule::cayley);
   REQUIRE_INVALID(parse_method("gptq"), "rtn, quarot, dartquant");
+  REQUIRE_INVALID(traits(static_cast<Method>(1000)), "method 1000");
 }
 
 TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calibrate]") {
@@ -95,7 +102,7 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
   Cpu const cpu(2);
   TokenWindows const tokens = some_tokens(8, 32, 64);
   std::vector<ModelCalibrationOptions> runs;
-  for (Method const method : methods()) runs.push_back({.method = method, .seed = 3});
+  for (MethodTraits const& row : methods()) runs.push_back({.method = row.method, .seed = 3});
   std::vector<ModelCalibration> const found = calibrate_all(cpu, model, tokens, runs);
   for (std::size_t i = 0; i < runs.size(); ++i) {
     INFO(name_of(runs[i].method));
@@ -104,7 +111,7 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
     REQUIRE(found[i].r1_sample_rows == 2 * 2 * 8 * 32);
     REQUIRE(found[i].r1_orthogonality < 30);
     REQUIRE(found[i].r2_orthogonality < 30);
-    bool const rotates = runs[i].method != Method::rtn, learns = rotates && runs[i].method != Method::quarot;
+    bool const rotates = traits(runs[i].method).rotates(), learns = traits(runs[i].method).learns();
     REQUIRE((found[i].rotations.r1.size() != 0) == rotates);
     REQUIRE(found[i].rotations.r2.size() == (rotates ? 2u : 0u));
     bool const signal =
@@ -112,9 +119,13 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
     REQUIRE(found[i].r1_loss.empty() != signal);
     REQUIRE(found[i].notes.empty() == (runs[i].method != Method::variance));
     REQUIRE(found[i].r2_loss.size() == (learns ? 2u : 0u));
+    REQUIRE(found[i].r1_seconds.size() == found[i].r1_loss.size());
+    REQUIRE((found[i].r1_steps > 0) == signal);
+    REQUIRE((found[i].r2_steps > 0) == signal);
+    if (learns && traits(runs[i].method).objective == LearnedObjective::whip)
+      REQUIRE(found[i].whip_after < found[1].whip_after);  // quarot, where they begin
   }
-  ModelCalibration const &quarot = found[1], &dartquant = found[2];
-  REQUIRE(dartquant.whip_after < quarot.whip_after);
+  ModelCalibration const& dartquant = found[2];
   REQUIRE(found[0].whip_after == found[0].whip_before);
   // One run alone gives what it gave among others.
   ModelCalibration const alone = calibrate(cpu, model, tokens, runs[2]);
@@ -164,6 +175,8 @@ TEST_CASE("calibration options are checked", "[calibrate][bad]") {
   REQUIRE_INVALID(calibrate(cpu, model, tokens, {}, {.r1_rows = 0}), "0 rows for R1");
   REQUIRE_INVALID(calibrate(cpu, model, tokens, {.r1 = {.epochs = -1}}), "-1 epochs");
   REQUIRE_INVALID(calibrate(cpu, model, tokens, {.r2 = {.learning_rate = std::nan("")}}), "learning rate");
+  REQUIRE_INVALID(calibrate(cpu, model, tokens, {.method = Method::procrustes, .r1 = {.learning_rate = 1}}),
+                  "procrustes, which has none");
   REQUIRE_INVALID(calibrate_all(cpu, model, tokens, {}), "0 runs");
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <mutex>
@@ -113,6 +114,7 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
   Calibration found;
   found.initial_loss = found.best_loss = descent.forward(judged);
   backend.copy(ConstView(descent.rotation()), View(best));
+  auto const started = std::chrono::steady_clock::now();
   bool going = std::isfinite(found.initial_loss);
   for (index_t epoch = 1; epoch <= epochs && going; ++epoch) {
     if (batches == 1) {
@@ -130,6 +132,8 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
     if (!going) break;
     double const loss = descent.forward(judged);
     found.loss.push_back(loss);
+    found.seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
     going = std::isfinite(loss);
     if (loss < found.best_loss) {
       found.best_loss = loss;

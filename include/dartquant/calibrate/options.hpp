@@ -109,10 +109,11 @@ struct CalibrationOptions {
 
 /// What a calibration found.
 struct [[nodiscard]] Calibration {
-  RowMatrix<double> rotation{};  ///< the best R [channels, channels], max|R^T R - I| <= 1e-12
-  double initial_loss = 0;       ///< mean over tokens of the sum over channels, before the first step
-  std::vector<double> loss{};    ///< the same after each epoch
-  double best_loss = 0;          ///< that of `rotation`
+  RowMatrix<double> rotation{};   ///< the best R [channels, channels], max|R^T R - I| <= 1e-12
+  double initial_loss = 0;        ///< mean over tokens of the sum over channels, before the first step
+  std::vector<double> loss{};     ///< the same after each epoch
+  std::vector<double> seconds{};  ///< until each of `loss` was known, from the first step on
+  double best_loss = 0;           ///< that of `rotation`
   CalibrationStatus status = CalibrationStatus::max_epochs;
   double orthogonality = 0;           ///< |I - R^T R|_1 / (n 2^-24): LAPACK's test, good below 30
   QrPath qr_path = QrPath::cholesky;  ///< householder when any QR factorisation had to take it

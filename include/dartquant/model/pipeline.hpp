@@ -12,27 +12,9 @@
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/method.hpp>
 
 namespace dartquant {
-
-/// How the rotations are found.
-enum class Method {
-  rtn,         ///< no rotation: round to nearest of the model with its gains folded
-  quarot,      ///< random Hadamard matrices (random signs), nothing learned
-  dartquant,   ///< QR-Orth on the Whip loss
-  uniformity,  ///< ... on the distance to the uniform distribution
-  kurtosis,    ///< ... on the fourth moment
-  variance,    ///< ... on the variance (no signal: a control)
-  peak,        ///< ... on the soft-max weighted maximum
-  quant_error  ///< ... on the error of a 4-bit grid
-};
-
-/// All methods, in the order of the enum.
-[[nodiscard]] std::span<Method const> methods();
-/// "rtn" "quarot" "dartquant" "uniformity" "kurtosis" "variance" "peak" "quant-error".
-[[nodiscard]] std::string_view name_of(Method method);
-/// The method of a name. Errors: InvalidArgument that lists the names.
-[[nodiscard]] Method parse_method(std::string_view name);
 
 /// Default calibration windows: 128 sequences of min(2048, positions) tokens.
 inline constexpr index_t calibration_samples = 128;
@@ -77,7 +59,10 @@ struct ModelCalibration {
   std::uint64_t seed = 0;
   Rotations rotations{};
   std::vector<double> r1_loss{};               ///< one value per epoch; empty where nothing was learned
+  std::vector<double> r1_seconds{};            ///< of learning R1, until each value of r1_loss
   std::vector<std::vector<double>> r2_loss{};  ///< [layers], likewise, mean over the KV heads
+  index_t r1_steps = 0;                        ///< taken for R1
+  index_t r2_steps = 0;                        ///< taken for R2, of all layers and KV heads
   /// Whip per channel, mean of exp(-|x|), of the pooled R1 sample before and after R1. 0.523 is a Gaussian,
   /// 0.475 uniform, both at unit RMS.
   double whip_before = 0, whip_after = 0;

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include <dartquant/calibrate/options.hpp>
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/pipeline.hpp>
+
+namespace dartquant::detail {
+
+using EpochProgress = std::function<void(CalibrationProgress const&)>;
+
+/// How one rotation of the pipeline, or those of the heads of a layer, are learned.
+struct Learning {
+  LearningOptions options{};
+  RowScale row_scale = RowScale::as_given;
+  std::uint64_t seed = 0;
+  EpochProgress progress{};
+};
+
+/// calibrate_rotation and calibrate_heads for one objective and optimizer.
+struct Learner {
+  Calibration (*rotation)(Cpu const& cpu, MatrixView<float const> X, Learning const& learning) = nullptr;
+  HeadCalibration (*heads)(Cpu const& cpu, MatrixView<float const> X, index_t query_heads, index_t kv_heads,
+                           Learning const& learning) = nullptr;
+};
+
+/// The learner of a method. Precondition: it learns. Errors: InvalidArgument where no learner was compiled
+/// for its objective and rule.
+[[nodiscard]] Learner learner_of(MethodTraits const& method);
+
+/// One optimizer each, so that they compile side by side; an empty Learner for an objective without one.
+[[nodiscard]] Learner qr_orth_learner(LearnedObjective objective);
+[[nodiscard]] Learner procrustes_learner(LearnedObjective objective);
+[[nodiscard]] Learner cayley_learner(LearnedObjective objective);
+
+}  // namespace dartquant::detail
