@@ -32,7 +32,7 @@ ForwardOptions rotated_forward(Rotations const& rotations, RotationSet active,
   ForwardOptions options;
   options.active = active;
   options.quantization = quantization;
-  if (active == RotationSet{}) return options;
+  if (active == RotationSet{} && rotations.layers.empty()) return options;
   options.rotations = &rotations;
   options.gains = ForwardOptions::Gains::folded;
   return options;

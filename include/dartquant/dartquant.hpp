@@ -73,3 +73,4 @@
 #include <dartquant/model/forward.hpp>
 #include <dartquant/model/method.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/rotations.hpp>

@@ -7,6 +7,7 @@
 #include <dartquant/quant/matmul.hpp>
 #include <dartquant/quant/quantize.hpp>
 
+#include "model/layer_parts.hpp"
 #include "model/layout.hpp"
 
 namespace dartquant::detail {
@@ -58,8 +59,9 @@ LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t lay
     }
     result.bias[index] = folded.bias(layer, rule).cast<float>();
   }
-  result.attention_gain = folded.remaining_gain(tensor_name(family, layer, family.attention_norm, ".weight"));
-  result.mlp_gain = folded.remaining_gain(tensor_name(family, layer, family.mlp_norm, ".weight"));
+  result.attention_gain = folded.attention_gain(layer);
+  result.mlp_gain = folded.mlp_gain(layer);
+  result.transforms = &folded.transforms(layer);
   return result;
 }
 
@@ -149,11 +151,22 @@ void DecoderLayer::run(LayerWeights const& weights, index_t layer, index_t first
   feed_forward(hidden);
 }
 
+void DecoderLayer::rotate_keys(MatrixView<float> Q, MatrixView<float> K) const {
+  index_t const head_dim = config_.head_dim;
+  auto const apply = [&](auto const& rotation) {
+    rotation->apply(cpu_, MatrixView<float>(Q.data(), Q.rows() * config_.heads, head_dim));
+    rotation->apply(cpu_, MatrixView<float>(K.data(), K.rows() * config_.kv_heads, head_dim));
+  };
+  if (weights_->transforms->key_rotation) apply(weights_->transforms->key_rotation);
+  else if (r3_) apply(r3_);
+}
+
 void DecoderLayer::attend(MatrixView<float> hidden) {
   index_t const rows = hidden.rows();
   auto const part = [rows](RowMatrix<float>& whole) { return MatrixView<float>(whole).rows(0, rows); };
   MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
+  if (auto const& transform = weights_->transforms->q_proj_input) transform->apply(cpu_, X);
   observe(Site::q_proj_input, X);
   LinearInput const input = quantize_activations(X, per_row);
   multiply(Linear::q_proj, input, 0, Q);
@@ -161,15 +174,13 @@ void DecoderLayer::attend(MatrixView<float> hidden) {
   multiply(Linear::v_proj, input, 0, V);
   apply_rope(cpu_, rope_, config_.head_dim, Q);
   apply_rope(cpu_, rope_, config_.head_dim, K);
-  if (r3_) {
-    r3_->apply(cpu_, MatrixView<float>(Q.data(), rows * config_.heads, config_.head_dim));
-    r3_->apply(cpu_, MatrixView<float>(K.data(), rows * config_.kv_heads, config_.head_dim));
-  }
+  rotate_keys(Q, K);
   observe(Site::key, K);
   observe(Site::value, V);
   quantize_cache(K);
   quantize_cache(V);
   attention(cpu_, config_, tokens_, Q, K, V, A);
+  if (auto const& transform = weights_->transforms->o_proj_input) transform->apply(cpu_, A);
   observe(Site::o_proj_input, A);
   bool const per_head = options_.quantization.o_proj_input == Quantization::OutputInput::per_head;
   multiply(Linear::o_proj, quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row), 1,
@@ -182,6 +193,7 @@ void DecoderLayer::feed_forward(MatrixView<float> hidden) {
                           G = MatrixView<float>(gate_).rows(0, rows),
                           U = MatrixView<float>(up_).rows(0, rows);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
+  if (auto const& transform = weights_->transforms->up_proj_input) transform->apply(cpu_, X);
   observe(Site::up_proj_input, X);
   LinearInput const input = quantize_activations(X, per_row);
   multiply(Linear::gate_proj, input, 0, G);
@@ -190,7 +202,8 @@ void DecoderLayer::feed_forward(MatrixView<float> hidden) {
     auto g = as_eigen(G.rows(first, last - first)).array();
     g = g / (1.0f + (-g).exp()) * as_eigen(U.rows(first, last - first)).array();  // SiLU(g) u
   });
-  if (r4_) r4_->apply(cpu_, G);
+  if (auto const& own = weights_->transforms->down_proj_input; has_steps(own)) own->apply(cpu_, G);
+  else if (r4_) r4_->apply(cpu_, G);
   observe(Site::down_proj_input, G);
   multiply(Linear::down_proj, quantize_activations(G, per_row), 1, hidden);
 }

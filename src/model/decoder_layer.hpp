@@ -23,7 +23,8 @@ struct LayerWeights {
   std::array<RowMatrix<float>, linear_count> weight;  ///< [out, in]; empty for integer products
   std::array<PackedInt4, linear_count> packed;        ///< for integer products
   std::array<RowMatrix<float>, linear_count> bias;    ///< [1, out], or empty
-  RowMatrix<float> attention_gain, mlp_gain;          ///< [1, hidden], or empty where folded
+  RowMatrix<float> attention_gain, mlp_gain;          ///< [1, hidden], or empty where they are 1
+  LayerTransforms const* transforms = nullptr;        ///< those that run online act
 };
 
 /// `cpu` has kernels where the arithmetic is integer.
@@ -53,6 +54,7 @@ class DecoderLayer {
   /// Quantized once for all maps that read it; floats are rounded in place.
   [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Granularity granularity) const;
   void quantize_cache(MatrixView<float> X) const;
+  void rotate_keys(MatrixView<float> Q, MatrixView<float> K) const;
   /// Y <- X W^T + bias, added to Y where `beta` is 1.
   void multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const;
   void attend(MatrixView<float> hidden);

@@ -43,7 +43,7 @@ class FoldWriter {
       detail::release_pages(weights_.model().checkpoint());
       if (options_.progress) options_.progress("fold", layer + 1, config_.layers);
     }
-    write_ones(std::string(family_.final_norm));
+    write_gain(std::string(family_.final_norm), weights_.final_gain());
     write_blocks(std::string(family_.head),
                  [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
   }
@@ -57,14 +57,16 @@ class FoldWriter {
     }
   }
 
-  void write_ones(std::string const& name) {
+  /// An empty gain is 1.
+  void write_gain(std::string const& name, RowMatrix<float> const& gain) {
     RowMatrix<float> const ones = RowMatrix<float>::Ones(1, config_.hidden);
-    writer_.append(name, MatrixView<float const>(ones));
+    writer_.append(name, MatrixView<float const>(gain.size() == 0 ? ones : gain));
   }
 
   void write_layer(index_t layer) {
-    for (std::string_view const norm : {family_.attention_norm, family_.mlp_norm})
-      write_ones(tensor_name(family_, layer, norm, ".weight"));
+    write_gain(tensor_name(family_, layer, family_.attention_norm, ".weight"),
+               weights_.attention_gain(layer));
+    write_gain(tensor_name(family_, layer, family_.mlp_norm, ".weight"), weights_.mlp_gain(layer));
     for (LinearRule const& rule : family_.linears) {
       std::string const name = tensor_name(family_, layer, rule.name, ".weight");
       RowMatrix<double> const W = weights_.weight(layer, rule);
@@ -116,6 +118,11 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
                 std::filesystem::path const& output, FoldOptions const& options) {
   options.validate();
   rotations.validate(model.config());
+  for (std::size_t layer = 0; layer < rotations.layers.size(); ++layer)
+    require(
+        !rotations.layers[layer].online(), "[fold] layer ", layer,
+        " transforms an input or the keys online, which a checkpoint cannot hold; fold a method that only "
+        "has R1, R2 and scales, or evaluate the rotations without folding them");
   detail::check_output_folder(model.folder(), output);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};

@@ -122,6 +122,7 @@ Rotations used_part(Rotations const& rotations, RotationSet set) {
   Rotations used;
   if (set.r1) used.r1 = rotations.r1;
   if (set.r2) used.r2 = rotations.r2;
+  used.layers = rotations.layers;
   return used;
 }
 
@@ -161,7 +162,8 @@ void finish_folder(Model const& model, Rotations const& rotations, fs::path cons
   files.push_back(prepared(output / "config.json", output_config(model, options)));
   replace_weights(output, writer);
   Rotations const used = used_part(rotations, options.rotations);
-  if (used.r1.size() != 0 || !used.r2.empty()) save_rotations(used, output / rotations_name);
+  if (used.r1.size() != 0 || !used.r2.empty() || !used.layers.empty())
+    save_rotations(used, output / rotations_name);
   else fs::remove(output / rotations_name);
   for (AtomicFile& file : files) {
     file.commit();

@@ -6,8 +6,10 @@
 namespace dartquant::detail {
 
 NormGains gains_of(ForwardOptions const& options) {
-  bool const rotated = options.active.r1 && options.rotations != nullptr && options.rotations->r1.size() != 0;
-  return rotated ? NormGains::folded : options.gains;
+  bool const changed =
+      options.rotations != nullptr &&
+      ((options.active.r1 && options.rotations->r1.size() != 0) || !options.rotations->layers.empty());
+  return changed ? NormGains::folded : options.gains;
 }
 
 RowMatrix<float> OutputHead::normalize(MatrixView<float const> hidden) const {

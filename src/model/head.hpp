@@ -11,7 +11,7 @@
 
 namespace dartquant::detail {
 
-/// R1 and gains that are kept do not commute, so R1 folds them.
+/// R1 and gains that are kept do not commute, and scales of layers take their place: both fold them.
 [[nodiscard]] NormGains gains_of(ForwardOptions const& options);
 
 /// Final norm and lm_head, the vocabulary in blocks, so that neither lm_head nor the logits of many tokens
@@ -23,7 +23,7 @@ class OutputHead {
       : cpu_(cpu),
         model_(model),
         weights_(cpu, model, options.rotations, options.active, gains_of(options)),
-        gain_(weights_.remaining_gain(std::string(model.family().final_norm))) {}
+        gain_(weights_.final_gain()) {}
 
   [[nodiscard]] index_t blocks() const {
     return (model_.config().vocabulary + rows_per_block - 1) / rows_per_block;

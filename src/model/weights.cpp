@@ -4,6 +4,7 @@
 #include <dartquant/quant/quantize.hpp>
 #include <dartquant/transform/rotation.hpp>
 
+#include "model/layer_parts.hpp"
 #include "model/layout.hpp"
 
 namespace dartquant::detail {
@@ -60,7 +61,15 @@ FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const
   if (rotations_ == nullptr || rotations_->r2.empty()) active_.r2 = false;
   require(!active_.r1 || gains_ == NormGains::folded,
           "[FoldedWeights] R1 and the gains of the norms do not commute: the gains must be folded");
-  if (model.needs_r4()) active_.r4 = false;  // the file holds it already
+  if (model.needs_r4()) {
+    active_.r4 = false;  // the file holds it already
+    for (index_t layer = 0; layer < model.config().layers; ++layer)
+      require(!transforms(layer).down_scale && !has_steps(transforms(layer).down_proj_input),
+              "[FoldedWeights] layer ", layer, " changes the input of down_proj, but ",
+              model.folder().string(), " holds R4 already; use the original checkpoint");
+  }
+  require(gains_ == NormGains::folded || !has_layers(),
+          "[FoldedWeights] scales of a layer take the place of its gains: the gains must be folded");
   index_t const intermediate = model.config().intermediate;
   if (active_.r4) r4_.emplace(intermediate, online_block(intermediate));
 }
@@ -74,13 +83,21 @@ bool FoldedWeights::turns(Acts side) const {
 
 bool FoldedWeights::identity(LinearRule const& rule) const {
   bool const scaled = gains_ == NormGains::folded && !rule.norm.empty();
-  return !scaled && !turns(rule.input_side) && !turns(rule.output_side);
+  return !scaled && !turns(rule.input_side) && !turns(rule.output_side) && !has_layers();
+}
+
+LayerTransforms const& FoldedWeights::transforms(index_t layer) const {
+  static LayerTransforms const nothing;
+  return has_layers() ? rotations_->layers[static_cast<std::size_t>(layer)] : nothing;
+}
+
+Hadamard const* FoldedWeights::r4(index_t layer) const {
+  return r4_ && !has_steps(transforms(layer).down_proj_input) ? &*r4_ : nullptr;
 }
 
 void FoldedWeights::turn_inputs(Acts side, index_t layer, MatrixView<double> W) const {
-  if (!turns(side)) return;
+  if (!turns(side) || side == Acts::r4) return;  // R4 comes after the scale of its input
   if (side == Acts::r1) rotate_inputs(cpu_, W, rotations_->r1);
-  if (side == Acts::r4) r4_->apply(cpu_, W);
   if (side != Acts::r2) return;
   ModelConfig const& config = model_.config();
   index_t const group = config.heads / config.kv_heads;  // query heads that share a KV head
@@ -100,6 +117,37 @@ void FoldedWeights::turn_outputs(Acts side, index_t layer, MatrixView<double> W)
     rotate_outputs(cpu_, W.rows(static_cast<index_t>(head) * head_dim, head_dim), heads[head]);
 }
 
+void FoldedWeights::transform_inputs(index_t layer, Linear linear, MatrixView<double> W) const {
+  LayerTransforms const& parts = transforms(layer);
+  auto const fold = [&](auto const& part) {
+    if (part) part->fold(cpu_, W);
+  };
+  switch (linear) {
+    case Linear::q_proj:
+    case Linear::k_proj:
+    case Linear::v_proj:
+      fold(parts.attention_scale);
+      return fold(parts.q_proj_input);
+    case Linear::o_proj:
+      if (parts.value_scale) query_head_scale(*parts.value_scale, model_.config()).fold(cpu_, W);
+      return fold(parts.o_proj_input);
+    case Linear::gate_proj:
+    case Linear::up_proj:
+      fold(parts.mlp_scale);
+      return fold(parts.up_proj_input);
+    case Linear::down_proj:
+      fold(parts.down_scale);
+      if (Hadamard const* const hadamard = r4(layer)) hadamard->apply(cpu_, W);
+      return fold(parts.down_proj_input);
+  }
+}
+
+void FoldedWeights::scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const {
+  LayerTransforms const& parts = transforms(layer);
+  if (linear == Linear::v_proj && parts.value_scale) parts.value_scale->fold_outputs(cpu_, W);
+  if (linear == Linear::up_proj && parts.down_scale) parts.down_scale->fold_outputs(cpu_, W);
+}
+
 RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) const {
   Family const& family = model_.family();
   RowMatrix<double> W =
@@ -110,7 +158,9 @@ RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) c
     W.array().rowwise() *= gain.row(0).array();
   }
   turn_inputs(rule.input_side, layer, W);
+  transform_inputs(layer, rule.linear, W);
   turn_outputs(rule.output_side, layer, W);
+  scale_outputs(layer, rule.linear, W);
   return W;
 }
 
@@ -118,7 +168,9 @@ RowMatrix<double> FoldedWeights::bias(index_t layer, LinearRule const& rule) con
   if (!has_bias(model_.config(), rule)) return {};
   RowMatrix<double> b =
       model_.checkpoint().read_matrix<double>(tensor_name(model_.family(), layer, rule.name, ".bias"));
-  turn_outputs(rule.output_side, layer, MatrixView<double>(b.data(), b.cols(), 1));
+  MatrixView<double> const column(b.data(), b.cols(), 1);
+  turn_outputs(rule.output_side, layer, column);
+  scale_outputs(layer, rule.linear, column);
   return b;
 }
 
@@ -144,9 +196,28 @@ RowMatrix<double> FoldedWeights::head_rows(index_t first, index_t count) const {
   return rows;
 }
 
-RowMatrix<float> FoldedWeights::remaining_gain(std::string const& name) const {
-  if (gains_ == NormGains::folded) return {};
-  return model_.checkpoint().read_matrix<float>(name);
+RowMatrix<float> FoldedWeights::remaining_gain(std::string const& name,
+                                               std::optional<DiagonalScale> const& scale) const {
+  if (gains_ != NormGains::folded) return model_.checkpoint().read_matrix<float>(name);
+  if (!scale) return {};
+  std::vector<double> const& s = scale->scale();
+  return Eigen::Map<Eigen::RowVectorXd const>(s.data(), static_cast<index_t>(s.size()))
+      .cwiseInverse()
+      .cast<float>();
+}
+
+RowMatrix<float> FoldedWeights::final_gain() const {
+  return remaining_gain(std::string(model_.family().final_norm), std::nullopt);
+}
+
+RowMatrix<float> FoldedWeights::attention_gain(index_t layer) const {
+  return remaining_gain(tensor_name(model_.family(), layer, model_.family().attention_norm, ".weight"),
+                        transforms(layer).attention_scale);
+}
+
+RowMatrix<float> FoldedWeights::mlp_gain(index_t layer) const {
+  return remaining_gain(tensor_name(model_.family(), layer, model_.family().mlp_norm, ".weight"),
+                        transforms(layer).mlp_scale);
 }
 
 }  // namespace dartquant::detail

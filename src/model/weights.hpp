@@ -37,12 +37,13 @@ void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization con
 /// for the written checkpoint and for the forward pass alike. One tensor at a time; nothing is kept.
 class FoldedWeights {
  public:
-  /// `rotations` may be null; `active` says which of its parts, and whether R4, are folded. All must outlive
-  /// this.
+  /// `rotations` may be null; `active` says whether R1, R2 and R4 are folded, its layers always are. All must
+  /// outlive this.
   FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations, RotationSet active,
                 NormGains gains);
 
-  /// W [out, in] of a layer: diag(gain), then the input side, then the output side.
+  /// W [out, in] of a layer: diag(gain), then the input side, then the output side; scales and transforms of
+  /// the layer after R1, R2 and R4.
   [[nodiscard]] RowMatrix<double> weight(index_t layer, LinearRule const& rule) const;
   /// The bias [1, out], turned by the output side; empty where there is none.
   [[nodiscard]] RowMatrix<double> bias(index_t layer, LinearRule const& rule) const;
@@ -52,8 +53,13 @@ class FoldedWeights {
   void rotate_residual(MatrixView<double> rows) const;
   /// Rows of lm_head (the embedding where tied), W diag(final gain) R1.
   [[nodiscard]] RowMatrix<double> head_rows(index_t first, index_t count) const;
-  /// The gain [1, hidden] that a norm still multiplies by: the checkpoint's, or empty when folded.
-  [[nodiscard]] RowMatrix<float> remaining_gain(std::string const& name) const;
+  /// The gain [1, hidden] that the final norm still multiplies by: the checkpoint's, or empty when folded.
+  [[nodiscard]] RowMatrix<float> final_gain() const;
+  /// The same of the norm of a layer that feeds q_proj or up_proj; 1 / scale where that input has one.
+  [[nodiscard]] RowMatrix<float> attention_gain(index_t layer) const;
+  [[nodiscard]] RowMatrix<float> mlp_gain(index_t layer) const;
+  /// What the layer does to its inputs.
+  [[nodiscard]] LayerTransforms const& transforms(index_t layer) const;
 
   [[nodiscard]] Model const& model() const { return model_; }
   /// True when `weight` returns the tensor as stored.
@@ -61,9 +67,16 @@ class FoldedWeights {
 
  private:
   [[nodiscard]] RowMatrix<double> const* residual() const;
+  [[nodiscard]] bool has_layers() const { return rotations_ != nullptr && !rotations_->layers.empty(); }
   [[nodiscard]] bool turns(Acts side) const;
   void turn_inputs(Acts side, index_t layer, MatrixView<double> W) const;
   void turn_outputs(Acts side, index_t layer, MatrixView<double> W) const;
+  /// R4 where it acts in this layer.
+  [[nodiscard]] Hadamard const* r4(index_t layer) const;
+  void transform_inputs(index_t layer, Linear linear, MatrixView<double> W) const;
+  void scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const;
+  [[nodiscard]] RowMatrix<float> remaining_gain(std::string const& name,
+                                                std::optional<DiagonalScale> const& scale) const;
 
   Cpu const& cpu_;
   Model const& model_;

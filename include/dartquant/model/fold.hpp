@@ -13,6 +13,7 @@
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/architecture.hpp>
+#include <dartquant/model/rotations.hpp>
 #include <dartquant/quant/options.hpp>
 
 namespace dartquant {
@@ -21,48 +22,10 @@ namespace dartquant {
 /// few fixed words ("capture", "calibrate R1", "layers", "scores", "fold", ...).
 using Progress = std::function<void(std::string_view stage, index_t done, index_t total)>;
 
-/// Which rotations a run uses.
-struct RotationSet {
-  bool r1 = false;  ///< the residual stream; folded
-  bool r2 = false;  ///< value heads; folded
-  bool r3 =
-      false;  ///< queries and keys after RoPE; online Hadamard, acts only where the KV cache is quantized
-  bool r4 = false;  ///< the input of down_proj; online Hadamard, its inverse folded into down_proj
-
-  /// From "r1,r2,r3,r4" in any order, or "none". Errors: InvalidArgument for anything else or a repeated
-  /// name.
-  [[nodiscard]] static RotationSet parse(std::string_view text);
-  /// The same text, in order; "none" when empty.
-  [[nodiscard]] std::string name() const;
-  friend bool operator==(RotationSet const&, RotationSet const&) = default;
-};
-
 /// Where the gains of the norms act. kept: the norms multiply by them, as the checkpoint says. folded: they
 /// are multiplied into the columns of the weights that the norm feeds, in FP64, and the norms' gains
 /// become 1.
 enum class NormGains { kept, folded };
-
-/// Dense rotations to fold, in FP64. An empty part is the identity.
-struct Rotations {
-  RowMatrix<double> r1{};                            ///< [hidden, hidden], or empty
-  std::vector<std::vector<RowMatrix<double>>> r2{};  ///< [layers][kv_heads] of [head_dim, head_dim], or empty
-
-  /// Sizes fit the config, every value is finite, and |I - R^T R|_1 / (n eps32) < 30 (LAPACK's test) for
-  /// each. Errors: InvalidArgument (sizes), Error(numerics) naming the rotation.
-  void validate(ModelConfig const& config) const;
-  /// orthogonality_ratio of R1, and the largest over all of R2; 0 where empty.
-  [[nodiscard]] double r1_orthogonality() const;
-  [[nodiscard]] double r2_orthogonality() const;
-};
-
-/// Writes `R1` F64 [hidden, hidden] and `model.layers.i.self_attn.R2` F64 [kv_heads, head_dim, head_dim],
-/// with `metadata` in the header, to one safetensors file. Errors: Error(io).
-void save_rotations(Rotations const& rotations, std::filesystem::path const& file,
-                    std::map<std::string, std::string> const& metadata = {});
-
-/// Reads what save_rotations wrote and validates it against `config`. Errors: Error(io), Error(format) for
-/// missing, extra or misshapen tensors, Error(numerics) as validate.
-[[nodiscard]] Rotations load_rotations(std::filesystem::path const& file, ModelConfig const& config);
 
 /// Symmetric fake quantization of weights [out, in]: rounded to integers and back.
 struct WeightQuantization {
@@ -104,6 +67,9 @@ struct FoldReport {
 ///   embedding <- E R1; q, k, v, gate, up, lm_head <- W diag(gain) R1; o, down <- R1^T W; v rows <- R2^T W_v,
 ///   o columns <- W_o R2 per head; b_v <- R2^T b_v; b_o, b_down <- R1^T b. All in FP64, one rounding at the
 ///   end.
+///
+/// Scales of `rotations.layers` are folded too: a norm then keeps the gain 1 / scale, see LayerTransforms.
+/// Layers with a transform or key rotation that runs online are refused.
 ///
 /// The folder also gets dartquant.json (version, options, checksums of the input, orthogonality) and
 /// rotations.safetensors. Everything is written under temporary names and verified, then renamed, config.json

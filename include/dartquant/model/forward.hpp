@@ -22,7 +22,7 @@ using TokenWindows = RowMatrix<std::int32_t>;
 /// gives both numbers).
 [[nodiscard]] TokenWindows windows_of(VectorView<std::int32_t const> ids, index_t seqlen, index_t limit = 0);
 
-/// Where activations are observed and fake-quantized.
+/// Where activations are observed and fake-quantized, each after the transforms of its layer.
 enum class Site {
   q_proj_input,    ///< also of k_proj and v_proj: normalised residual stream [tokens, hidden]
   key,             ///< after RoPE and R3 [tokens, kv_heads * head_dim]
@@ -83,8 +83,9 @@ using Observer =
 /// How a forward pass treats the weights and activations.
 struct ForwardOptions {
   using Gains = NormGains;
-  Gains gains = Gains::kept;             ///< folded: observers see inputs without gain; R1 implies folded
-  Rotations const* rotations = nullptr;  ///< folded on the fly, nothing is written; must outlive the call
+  Gains gains = Gains::kept;  ///< folded: observers see inputs without gain; R1 and layers imply it
+  Rotations const* rotations = nullptr;  ///< folded on the fly, nothing is written; must outlive the call;
+                                         ///< its `layers` always act
   RotationSet active{};                  ///< which of R1 R2 (of `rotations`) R3 R4 (Hadamard) act
   Quantization quantization{};
   Observer observer{};

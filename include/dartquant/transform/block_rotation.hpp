@@ -37,6 +37,9 @@ class BlockRotation {
   [[nodiscard]] index_t block() const { return rotations_.front().rows(); }
   [[nodiscard]] index_t blocks() const { return channels_ / block(); }
 
+  /// The stored rotations: one where all blocks share it.
+  [[nodiscard]] std::vector<RowMatrix<double>> const& rotations() const { return rotations_; }
+
   /// The rotation [block, block] of block `index`.
   [[nodiscard]] RowMatrix<double> const& rotation(index_t index) const {
     return rotations_[rotations_.size() == 1 ? 0 : static_cast<std::size_t>(index)];
