@@ -50,6 +50,7 @@
 #include <dartquant/quant/row_kernels.hpp>
 #include <dartquant/quant/scale.hpp>
 
+#include <dartquant/calibrate/blend.hpp>
 #include <dartquant/calibrate/calibrate.hpp>
 #include <dartquant/calibrate/cayley.hpp>
 #include <dartquant/calibrate/descent.hpp>

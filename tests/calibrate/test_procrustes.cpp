@@ -6,6 +6,8 @@
 #include <cstring>
 #include <limits>
 
+#include <Eigen/SVD>
+
 #include "support/catch.hpp"
 #include "support/synthetic.hpp"
 
@@ -71,8 +73,56 @@ TEST_CASE("the polar factor of Q H is Q, for any guess of the smallest singular 
       CHECK(largest(wide.rotation - Q) < 1e-12 * condition);
       CHECK(largest(narrow.rotation.cast<double>() - Q) < 1e-5 * std::sqrt(condition) + 1e-6);
       CHECK(orthogonality_ratio(RowMatrix<double>(narrow.rotation.cast<double>())) < 30);
-      if (guess == 1) CHECK(narrow.iterations <= 6 + static_cast<int>(std::log(condition) + 2));
+      CHECK(narrow.iterations <= 9);
+      auto const plain = polar_factor<float>(cpu, RowMatrix<float>(M.cast<float>()), guess * 7 / condition,
+                                             40, PolarPath::products);
+      CHECK(plain.converged);
+      CHECK(plain.factorisations == 0);
+      CHECK(largest((plain.rotation - narrow.rotation).cast<double>()) < 2e-6 * condition + 1e-6);
+      if (guess == 1) CHECK(plain.iterations <= 6 + static_cast<int>(std::log(condition) + 2));
     }
+}
+
+TEST_CASE("the polar factor is that of the singular value decomposition at every size and scale", "[polar]") {
+  Cpu const cpu(2);
+  index_t const n = 24;
+  for (double const condition : {1e3, 1e7, 1e9})
+    for (double const scale : {1.0, 1e-30, 1e30}) {
+      CAPTURE(condition, scale);
+      RowMatrix<double> const M = scale * haar_rotation(n, 5) * definite(n, condition, 6);
+      Eigen::JacobiSVD<Eigen::MatrixXd> const svd(Eigen::MatrixXd(M / scale),
+                                                  Eigen::ComputeFullU | Eigen::ComputeFullV);
+      RowMatrix<double> const Q = svd.matrixU() * svd.matrixV().transpose();
+      for (PolarPath const path : {PolarPath::automatic, PolarPath::products}) {
+        auto const wide = polar_factor<double>(cpu, M, 0, 60, path);
+        CHECK(wide.converged);
+        CHECK(largest(wide.rotation - Q) < 1e-14 * condition);
+        CHECK(largest(wide.rotation.transpose() * wide.rotation - RowMatrix<double>::Identity(n, n)) < 1e-13);
+        // In float a singular value below rounding has any direction: orthogonal, and of the largest trace.
+        auto const narrow = polar_factor<float>(cpu, RowMatrix<float>(M.cast<float>()), 0, 60, path);
+        if (!narrow.converged) continue;
+        RowMatrix<double> const R = narrow.rotation.cast<double>();
+        CHECK(orthogonality_ratio(R) < 30);
+        CHECK((R.transpose() * M).trace() / scale == Approx(svd.singularValues().sum()).epsilon(1e-4));
+      }
+    }
+  // Rank 3 of 24, the rest rounding: a rotation of the largest trace, or none.
+  RowMatrix<double> const low = gaussian(n, 3, 7) * gaussian(3, n, 8);
+  auto const any = polar_factor<float>(cpu, RowMatrix<float>(low.cast<float>()));
+  if (any.converged) {
+    RowMatrix<double> const R = any.rotation.cast<double>();
+    CHECK(orthogonality_ratio(R) < 30);
+    CHECK(
+        (R.transpose() * low).trace() ==
+        Approx(Eigen::JacobiSVD<Eigen::MatrixXd>(Eigen::MatrixXd(low)).singularValues().sum()).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("the polar factor has the same bytes for any number of threads", "[polar][threads]") {
+  RowMatrix<float> const M = gaussian(300, 300, 9).cast<float>();
+  auto const one = polar_factor<float>(Cpu(1), M), many = polar_factor<float>(Cpu(4), M);
+  CHECK(one.factorisations == 2);
+  CHECK(std::memcmp(one.rotation.data(), many.rotation.data(), sizeof(float) * 300 * 300) == 0);
 }
 
 TEST_CASE("a matrix without a polar factor is reported", "[polar]") {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include <dartquant/calibrate/blend.hpp>
 #include <dartquant/calibrate/descent.hpp>
 #include <dartquant/calibrate/options.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>

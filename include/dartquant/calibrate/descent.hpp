@@ -6,11 +6,11 @@
 #include <limits>
 #include <utility>
 
+#include <dartquant/calibrate/blend.hpp>
 #include <dartquant/calibrate/options.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/matrix.hpp>
-#include <dartquant/core/platform.hpp>
 #include <dartquant/core/view.hpp>
 
 namespace dartquant::detail {
@@ -27,15 +27,6 @@ struct DescentPlan {
   index_t epochs = 1;
 
   [[nodiscard]] index_t steps() const { return batches * epochs; }
-};
-
-/// An element-wise rule for Backend::update: value <- keep value + rate gradient.
-template <class T>
-struct Blend {
-  T keep = 1;
-  DARTQUANT_HD void update(T gradient, T rate, T& value, T& /*first*/, T& /*second*/) const {
-    value = keep * value + rate * gradient;
-  }
 };
 
 /// A batch X under a rotation: O = X R, the loss and its derivative by O. X must outlive its use.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include <dartquant/calibrate/blend.hpp>
 #include <dartquant/calibrate/descent.hpp>
 #include <dartquant/calibrate/options.hpp>
 #include <dartquant/calibrate/polar_factor.hpp>
@@ -33,7 +34,7 @@ namespace dartquant {
 /// loss is watched where every step sees the same rows, i.e. when X fits in one batch: it then never rises
 /// from epoch to epoch. On changing batches the schedule makes the steps shorter towards the end, which
 /// averages over them: the weight is proximity / schedule_factor. Cost per step: 4 rows channels^2 operations
-/// and a polar factor (about ten steps of 4 channels^3); memory: 4 batches and 8 matrices.
+/// and a polar factor (about 30 channels^3); memory: 4 batches and 8 matrices.
 struct Procrustes {
   /// The weight of R, in units of the RMS singular value of G. 0: the plain fixed point, where G allows it.
   double proximity = 0.02;
