@@ -112,6 +112,9 @@ void announce(CompareFlags const& flags, Setup const& setup) {
   index_t const seqlen = setup.learn.cols();
   double const evaluations = static_cast<double>(setup.runs.size() * setup.schemes.size());
   add(plan(setup.cpu, setup.model, Job::evaluate, setup.measure.rows(), seqlen), evaluations + 2);
+  Quantization const quantization = flags.scheme.quantization(setup.schemes.front());
+  if (quantization.weights().needs_text())
+    add(plan(setup.cpu, setup.model, Job::round, setup.learn.rows(), seqlen), evaluations);
   auto const learns = [](ModelCalibrationOptions const& run) { return traits(run.method).learns(); };
   auto const learned = std::count_if(setup.runs.begin(), setup.runs.end(), learns);
   if (learned > 0)
@@ -129,6 +132,7 @@ Result measure(Setup const& setup, CompareFlags const& flags, ModelCalibration c
   auto const started = std::chrono::steady_clock::now();
   RotationSet const active = traits(found.method).rotates() ? setup.rotations : RotationSet{};
   ForwardOptions options = forward_options(found, active, flags.scheme.quantization(scheme));
+  options.hessian_windows = &setup.learn;
   options.progress = std::move(progress);
   Evaluation const evaluation = evaluate(setup.cpu, setup.model, setup.measure, options, &baseline);
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

@@ -18,6 +18,7 @@
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "rounding.hpp"
 #include "terminal.hpp"
 #include "windows.hpp"
 
@@ -29,6 +30,7 @@ constexpr char const* example =
     "  dartquant eval my-model --text wikitext.txt\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a4kv4 --rotations rotations.safetensors\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a8 --weight-group 128 --integers\n"
+    "  dartquant eval my-model --text wikitext.txt --scheme w4a16 --weights gptq --calibration train.txt\n"
     "  dartquant eval my-model-folded --original my-model --text wikitext.txt\n\n"
     "Perplexity is over consecutive windows of --seqlen tokens, each on its own; the first token of a window "
     "is\n"
@@ -37,8 +39,8 @@ constexpr char const* example =
 
 struct EvalFlags {
   CommonFlags common;
-  TextSource source;
-  index_t seqlen = 0, windows = 0;
+  TextSource calibration, source;
+  index_t seqlen = 0, windows = 0, samples = calibration_samples;
   SchemeFlags scheme;
   bool integers = false;
   std::string rotations, active, original, reference;
@@ -129,11 +131,11 @@ void run(EvalFlags const& flags) {
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   if (flags.integers) (void)on_integers(flags.scheme.quantization());  // fails before the work
   check_output_file(flags.common.json, flags.common.model,
-                    {flags.source.file(), flags.rotations, flags.reference});
+                    {flags.source.file(), flags.calibration.file(), flags.rotations, flags.reference});
   Cpu const cpu = flags.common.cpu();
   Model const model = Model::open(flags.common.model);
   Rotations const rotations = read_rotations(flags.rotations, model.config());
-  ForwardOptions const options =
+  ForwardOptions options =
       rotated_forward(rotations, active_rotations(flags.active, rotations), flags.scheme.quantization());
   bool const changed = options.active != RotationSet{} || options.quantization.scheme != Scheme{};
   std::optional<Model> original;
@@ -141,9 +143,13 @@ void run(EvalFlags const& flags) {
   else if (changed) original = model;
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = first_windows(model, flags.source, seqlen, flags.windows);
+  TokenWindows const text =
+      rounding_windows(model, flags.calibration, seqlen, flags.samples, options.quantization.weights());
+  options.hessian_windows = &text;
   char const* const passes = !original ? "" : flags.integers ? ", three passes" : ", two passes";
   print_plan(flags.common, fmt::format("{} windows of {} tokens{}", windows.rows(), seqlen, passes),
-             plan(cpu, model, Job::evaluate, windows.rows(), seqlen));
+             with_rounding(plan(cpu, model, Job::evaluate, windows.rows(), seqlen), cpu, model, text,
+                           flags.integers ? 2 : 1));
 
   ProgressDisplay progress(flags.common.detail());
   std::optional<ReferenceCheck> check;
@@ -154,6 +160,7 @@ void run(EvalFlags const& flags) {
 
   Json report{{"model", name_of(model)},
               {"scheme", options.quantization.scheme.name()},
+              {"weights", flags.scheme.weights},
               {"rotations", options.active.name()},
               {"seqlen", seqlen}};
   report.update(to_json(found));
@@ -178,6 +185,9 @@ void add_eval(CLI::App& program) {
       program.add_subcommand("eval", "Measure perplexity and the KL divergence to the original");
   add_common_flags(*command, flags->common);
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
+  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens",
+                 "for --weights gptq and lwc to look at");
+  add_samples_flag(*command, flags->samples);
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
   command

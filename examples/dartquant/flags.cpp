@@ -85,16 +85,20 @@ void add_method_flag(CLI::App& command, LearningFlags& flags) {
       ->capture_default_str();
 }
 
+void add_samples_flag(CLI::App& command, index_t& samples) {
+  command
+      .add_option("--samples,--nsamples", samples,
+                  "windows of text to learn from, spread over the whole file")
+      ->type_name("N")
+      ->check(at_least(1))
+      ->capture_default_str();
+}
+
 void add_learning_flags(CLI::App& command, LearningFlags& flags) {
   std::string const group = "Learning (0: the default of the method)";
   auto const positive = at_least(1);
   auto const counted = at_least(0);
-  command
-      .add_option("--samples,--nsamples", flags.samples,
-                  "windows of text to learn from, spread over the whole file")
-      ->type_name("N")
-      ->check(positive)
-      ->capture_default_str();
+  add_samples_flag(command, flags.samples);
   auto const add = [&](char const* name, auto& value, char const* help, char const* type,
                        CLI::Validator const& check) {
     command.add_option(name, value, help)->type_name(type)->check(check)->capture_default_str()->group(group);
@@ -121,13 +125,41 @@ void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& 
   command.add_option("--scheme", flags.scheme, purpose)->type_name("wNaNkvN")->capture_default_str();
   std::string const group = "Rounding";
   command
+      .add_option(
+          "--weights", flags.weights,
+          "rtn: every weight to the nearest level; gptq: channel by channel, the later ones making up "
+          "for the errors of the earlier; lwc: to nearest, in learned ranges. gptq and lwc look at "
+          "what the layers read on the calibration text")
+      ->check(CLI::IsMember({"rtn", "gptq", "lwc"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--weight-order", flags.weight_order,
+                  "of gptq: natural, or act (channels with the largest inputs first; groups stay "
+                  "consecutive channels)")
+      ->check(CLI::IsMember({"natural", "act"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--damping", flags.damping,
+                  "of gptq: added to the diagonal of the Hessian, in units of its mean; raised by itself "
+                  "where it is too little. More trusts the calibration text less")
+      ->type_name("RATIO")
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--asymmetric-weights", flags.asymmetric_weights, "weights with zero points")
+      ->group(group);
+  command
       .add_option("--weight-group", flags.weight_group,
                   "inputs that share a scale; 0: one scale per output channel")
       ->type_name("N")
       ->check(at_least(0))
       ->capture_default_str()
       ->group(group);
-  command.add_option("--weight-clip", flags.weight_clip, "mse (search the best range) or none")
+  command
+      .add_option("--weight-clip", flags.weight_clip, "mse (search the best range) or none; lwc has its own")
       ->check(CLI::IsMember({"mse", "none"}))
       ->type_name("NAME")
       ->capture_default_str()
@@ -161,6 +193,10 @@ Quantization SchemeFlags::quantization(Scheme parsed) const {
   result.scheme = parsed;
   result.weight_clip = weight_clip == "mse" ? ClipSearch::mse : ClipSearch::none;
   result.weight_group = weight_group;
+  result.weight_symmetry = asymmetric_weights ? Symmetry::asymmetric : Symmetry::symmetric;
+  result.weight_rounding = parse_rounding(weights);
+  result.weight_order = weight_order == "act" ? GptqOrder::act_order : GptqOrder::natural;
+  result.weight_damping = damping;
   result.activation_symmetry = symmetric ? Symmetry::symmetric : Symmetry::asymmetric;
   result.activation_clip = activation_clip;
   result.o_proj_input = per_head ? Quantization::OutputInput::per_head : Quantization::OutputInput::per_token;

@@ -60,6 +60,8 @@ struct LearningFlags {
 };
 /// All but --method.
 void add_learning_flags(CLI::App& command, LearningFlags& flags);
+/// --samples.
+void add_samples_flag(CLI::App& command, index_t& samples);
 /// --method.
 void add_method_flag(CLI::App& command, LearningFlags& flags);
 
@@ -67,9 +69,10 @@ void add_method_flag(CLI::App& command, LearningFlags& flags);
 struct SchemeFlags {
   std::string scheme = "w16a16kv16";
   index_t weight_group = 0;
-  std::string weight_clip = "mse";
+  std::string weight_clip = "mse", weights = "rtn", weight_order = "natural";
+  double damping = WeightQuantization{}.damping;
   double activation_clip = 1, kv_clip = 1;
-  bool symmetric = false, per_head = false;
+  bool symmetric = false, per_head = false, asymmetric_weights = false;
 
   [[nodiscard]] Quantization quantization(Scheme parsed) const;
   [[nodiscard]] Quantization quantization() const { return quantization(Scheme::parse(scheme)); }

@@ -15,6 +15,7 @@
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "rounding.hpp"
 #include "terminal.hpp"
 #include "units.hpp"
 #include "windows.hpp"
@@ -26,7 +27,9 @@ namespace {
 constexpr char const* example =
     "Examples:\n"
     "  dartquant quantize my-model --calibration train.txt --text test.txt --scheme w4a16 -o my-model-w4\n"
-    "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a4kv4 -o my-model-w4\n\n"
+    "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a4kv4 -o my-model-w4\n"
+    "  dartquant quantize my-model --calibration train.txt --scheme w4a16 --weights gptq --weight-group 128 "
+    "-o my-model-w4\n\n"
     "Learns rotations (or takes those of a file), folds them, rounds the linear layers' weights to the grid "
     "of the\n"
     "scheme and writes them in --dtype. The bits of activations and KV cache are not in the folder: they are "
@@ -72,12 +75,14 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
   return std::move(found.rotations);
 }
 
-FoldOptions fold_options(QuantizeFlags const& flags, RotationSet folded, Progress progress) {
+FoldOptions fold_options(QuantizeFlags const& flags, RotationSet folded, TokenWindows const& text,
+                         Progress progress) {
   Quantization const quantization = flags.scheme.quantization();
   FoldOptions options;
   options.rotations = folded;
   options.dtype = dtype_of(flags.dtype);
   options.weights = quantization.weights();
+  options.hessian_windows = &text;
   options.manifest = origin_of_rotations(flags.rotations);
   options.manifest["scheme"] = quantization.scheme.name();
   if (flags.rotations.empty()) {
@@ -90,8 +95,10 @@ FoldOptions fold_options(QuantizeFlags const& flags, RotationSet folded, Progres
 
 /// A forward pass that folds and rounds in memory what the folder holds: gains folded, with and without
 /// rotations.
-ForwardOptions in_memory(Rotations const& rotations, RotationSet active, Quantization const& quantization) {
+ForwardOptions in_memory(Rotations const& rotations, RotationSet active, Quantization const& quantization,
+                         TokenWindows const& text) {
   ForwardOptions options = rotated_forward(rotations, active, quantization);
+  options.hessian_windows = &text;
   options.gains = NormGains::folded;
   return options;
 }
@@ -164,7 +171,10 @@ void run(QuantizeFlags const& flags) {
   TokenWindows windows;
   if (flags.source.given())
     windows = first_windows(model, flags.source, window_length(model, flags.seqlen), flags.windows);
-  Plan job = plan(cpu, model, Job::fold, 2, calibration_seqlen(model.config()));
+  TokenWindows const text = rounding_windows(model, flags.calibration, window_length(model, flags.seqlen),
+                                             flags.learning.samples, quantization.weights());
+  Plan job = with_rounding(plan(cpu, model, Job::fold, 2, calibration_seqlen(model.config())), cpu, model,
+                           text, flags.integers ? 3 : 2);  // written, checked, on integers
   job.disk_bytes = written_bytes(model, dtype_of(flags.dtype));
   { StagedFolder const probe(flags.output, model.folder(), job.disk_bytes); }  // fails before the learning
   ProgressDisplay progress(flags.common.detail());
@@ -178,17 +188,17 @@ void run(QuantizeFlags const& flags) {
   StagedFolder output(flags.output, model.folder(), job.disk_bytes);
   progress.start("quantize");
   FoldReport const done =
-      fold(cpu, model, rotations, output.path(), fold_options(flags, folded, progress.callback()));
+      fold(cpu, model, rotations, output.path(), fold_options(flags, folded, text, progress.callback()));
   progress.finish();
   Model const written = Model::open(output.path());
   Quantization weights_only = quantization;
   weights_only.scheme = {.weights = quantization.scheme.weights};
-  FoldCheck const check = check_written(cpu, model, in_memory(rotations, folded, weights_only), written,
+  FoldCheck const check = check_written(cpu, model, in_memory(rotations, folded, weights_only, text), written,
                                         check_windows(model, flags.source));
   std::optional<Measured> measured;
   if (windows.size() > 0)
-    measured =
-        measure(cpu, model, written, windows, flags, in_memory(rotations, active, quantization), progress);
+    measured = measure(cpu, model, written, windows, flags, in_memory(rotations, active, quantization, text),
+                       progress);
   output.commit();
   write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);

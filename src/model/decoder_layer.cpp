@@ -17,19 +17,6 @@ bool integer_products(Quantization const& quantization) {
   return quantization.arithmetic == Arithmetic::integer;
 }
 
-/// W in 4 bits with scales that fit those of its input, of which there is one per head or token.
-PackedInt4 pack_weight(Cpu const& cpu, MatrixView<float const> W, Quantization const& quantization,
-                       index_t input_group) {
-  Int4Matrix const levels = quantize(cpu, W, quantize_options(quantization.weights()));
-  auto const group = product_group(W.cols(), input_group, levels.block().cols);
-  require(group.has_value(), "[hidden_states] scales of ", input_group,
-          " channels of the o_proj input and of ", levels.block().cols,
-          " of its weights: for integer products both must be multiples of 8, one dividing "
-          "the other");
-  bool const sums = quantization.scheme.activations > 4;
-  return pack(cpu, levels, {.group = *group, .sums = sums});
-}
-
 template <int StorageBits>
 void through_levels(Cpu const& cpu, MatrixView<float> X, QuantizeOptions const& options) {
   if constexpr (StorageBits == 4) dequantize(cpu, quantize(cpu, X, options), X);
@@ -38,30 +25,22 @@ void through_levels(Cpu const& cpu, MatrixView<float> X, QuantizeOptions const& 
 
 }  // namespace
 
-LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
-                        Quantization const& quantization) {
+LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
   Model const& model = folded.model();
   Family const& family = model.family();
-  bool const per_head = quantization.o_proj_input == Quantization::OutputInput::per_head;
   LayerWeights result;
   for (LinearRule const& rule : family.linears) {
     auto const index = static_cast<std::size_t>(rule.linear);
-    RowMatrix<float> W;
     if (folded.identity(rule))
-      W = model.checkpoint().read_matrix<float>(tensor_name(family, layer, rule.name, ".weight"));
-    else W = folded.weight(layer, rule).cast<float>();
-    if (integer_products(quantization)) {
-      bool const heads = per_head && rule.linear == Linear::o_proj;
-      result.packed[index] = pack_weight(cpu, W, quantization, heads ? model.config().head_dim : W.cols());
-    } else {
-      quantize_weight(cpu, W, quantization.weights());
-      result.weight[index] = std::move(W);
-    }
+      result.weight[index] =
+          model.checkpoint().read_matrix<float>(tensor_name(family, layer, rule.name, ".weight"));
+    else result.weight[index] = folded.weight(layer, rule).cast<float>();
     result.bias[index] = folded.bias(layer, rule).cast<float>();
   }
   result.attention_gain = folded.attention_gain(layer);
   result.mlp_gain = folded.mlp_gain(layer);
   result.transforms = &folded.transforms(layer);
+  release_pages(model.checkpoint());
   return result;
 }
 
@@ -142,13 +121,15 @@ void DecoderLayer::multiply(Linear linear, LinearInput const& X, float beta, Mat
   else as_eigen(Y) += product;
 }
 
-void DecoderLayer::run(LayerWeights const& weights, index_t layer, index_t first_token,
-                       MatrixView<float> hidden) {
+bool DecoderLayer::observe_input(Site site, MatrixView<float const> X) const {
+  observe(site, X);
+  return last_ != site;
+}
+
+void DecoderLayer::enter(LayerWeights const& weights, index_t layer, index_t first_token) {
   weights_ = &weights;
   layer_ = layer;
   first_token_ = first_token;
-  attend(hidden);
-  feed_forward(hidden);
 }
 
 void DecoderLayer::rotate_keys(MatrixView<float> Q, MatrixView<float> K) const {
@@ -161,13 +142,23 @@ void DecoderLayer::rotate_keys(MatrixView<float> Q, MatrixView<float> K) const {
   else if (r3_) apply(r3_);
 }
 
-void DecoderLayer::attend(MatrixView<float> hidden) {
+void DecoderLayer::observe_until(Site last, LayerWeights const& weights, index_t layer, index_t first_token,
+                                 MatrixView<float> hidden) {
+  last_ = last;
+  if (last == Site::q_proj_input || last == Site::o_proj_input) attend(weights, layer, first_token, hidden);
+  else feed_forward(weights, layer, first_token, hidden);
+  last_.reset();
+}
+
+void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t first_token,
+                          MatrixView<float> hidden) {
+  enter(weights, layer, first_token);
   index_t const rows = hidden.rows();
   auto const part = [rows](RowMatrix<float>& whole) { return MatrixView<float>(whole).rows(0, rows); };
   MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
   if (auto const& transform = weights_->transforms->q_proj_input) transform->apply(cpu_, X);
-  observe(Site::q_proj_input, X);
+  if (!observe_input(Site::q_proj_input, X)) return;
   LinearInput const input = quantize_activations(X, per_row);
   multiply(Linear::q_proj, input, 0, Q);
   multiply(Linear::k_proj, input, 0, K);
@@ -181,20 +172,22 @@ void DecoderLayer::attend(MatrixView<float> hidden) {
   quantize_cache(V);
   attention(cpu_, config_, tokens_, Q, K, V, A);
   if (auto const& transform = weights_->transforms->o_proj_input) transform->apply(cpu_, A);
-  observe(Site::o_proj_input, A);
+  if (!observe_input(Site::o_proj_input, A)) return;
   bool const per_head = options_.quantization.o_proj_input == Quantization::OutputInput::per_head;
   multiply(Linear::o_proj, quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row), 1,
            hidden);
 }
 
-void DecoderLayer::feed_forward(MatrixView<float> hidden) {
+void DecoderLayer::feed_forward(LayerWeights const& weights, index_t layer, index_t first_token,
+                                MatrixView<float> hidden) {
+  enter(weights, layer, first_token);
   index_t const rows = hidden.rows();
   MatrixView<float> const X = MatrixView<float>(normed_).rows(0, rows),
                           G = MatrixView<float>(gate_).rows(0, rows),
                           U = MatrixView<float>(up_).rows(0, rows);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
   if (auto const& transform = weights_->transforms->up_proj_input) transform->apply(cpu_, X);
-  observe(Site::up_proj_input, X);
+  if (!observe_input(Site::up_proj_input, X)) return;
   LinearInput const input = quantize_activations(X, per_row);
   multiply(Linear::gate_proj, input, 0, G);
   multiply(Linear::up_proj, input, 0, U);
@@ -204,7 +197,7 @@ void DecoderLayer::feed_forward(MatrixView<float> hidden) {
   });
   if (auto const& own = weights_->transforms->down_proj_input; has_steps(own)) own->apply(cpu_, G);
   else if (r4_) r4_->apply(cpu_, G);
-  observe(Site::down_proj_input, G);
+  if (!observe_input(Site::down_proj_input, G)) return;
   multiply(Linear::down_proj, quantize_activations(G, per_row), 1, hidden);
 }
 

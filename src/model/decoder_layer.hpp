@@ -27,9 +27,8 @@ struct LayerWeights {
   LayerTransforms const* transforms = nullptr;        ///< those that run online act
 };
 
-/// `cpu` has kernels where the arithmetic is integer.
-[[nodiscard]] LayerWeights load_layer(Cpu const& cpu, FoldedWeights const& folded, index_t layer,
-                                      Quantization const& quantization);
+/// Not rounded yet.
+[[nodiscard]] LayerWeights load_layer(FoldedWeights const& folded, index_t layer);
 
 /// The input of linear maps [tokens, in]: floats, or for integer products levels and scales.
 using LinearInput = std::variant<MatrixView<float const>, Int4Matrix, Int8Matrix>;
@@ -45,11 +44,19 @@ class DecoderLayer {
   DecoderLayer(Cpu const& cpu, Model const& model, ForwardOptions const& options, index_t tokens,
                index_t rows);
 
-  /// hidden [sequences * tokens, hidden] <- the output of the layer; `first_token` is counted over all
-  /// windows.
-  void run(LayerWeights const& weights, index_t layer, index_t first_token, MatrixView<float> hidden);
+  /// hidden [sequences * tokens, hidden] <- hidden + that half of the layer; `first_token` is counted over
+  /// all windows.
+  void attend(LayerWeights const& weights, index_t layer, index_t first_token, MatrixView<float> hidden);
+  void feed_forward(LayerWeights const& weights, index_t layer, index_t first_token,
+                    MatrixView<float> hidden);
+  /// The half that `last`, the input of a linear map, lies in, up to there: `hidden` stays as it is.
+  void observe_until(Site last, LayerWeights const& weights, index_t layer, index_t first_token,
+                     MatrixView<float> hidden);
 
  private:
+  void enter(LayerWeights const& weights, index_t layer, index_t first_token);
+  /// False where the half ends.
+  [[nodiscard]] bool observe_input(Site site, MatrixView<float const> X) const;
   void observe(Site site, MatrixView<float const> X) const;
   /// Quantized once for all maps that read it; floats are rounded in place.
   [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Granularity granularity) const;
@@ -57,9 +64,6 @@ class DecoderLayer {
   void rotate_keys(MatrixView<float> Q, MatrixView<float> K) const;
   /// Y <- X W^T + bias, added to Y where `beta` is 1.
   void multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const;
-  void attend(MatrixView<float> hidden);
-  void feed_forward(MatrixView<float> hidden);
-
   Cpu const& cpu_;
   ModelConfig const& config_;
   ForwardOptions const& options_;
@@ -69,6 +73,7 @@ class DecoderLayer {
   RowMatrix<float> normed_, q_, k_, v_, mixed_, gate_, up_;
   LayerWeights const* weights_ = nullptr;
   index_t layer_ = 0, first_token_ = 0;
+  std::optional<Site> last_;
 };
 
 }  // namespace dartquant::detail

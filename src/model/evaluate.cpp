@@ -7,8 +7,8 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/pipeline.hpp>
 
-#include "model/decoder_layer.hpp"
 #include "model/head.hpp"
+#include "model/run_layers.hpp"
 
 namespace dartquant {
 namespace {
@@ -181,13 +181,15 @@ Evaluation evaluate(Cpu const& cpu, Model const& model, TokenWindows const& wind
     original->normed = original->head.normalize(baseline->hidden);
   }
   Side side{OutputHead(cpu, model, options), {}};
-  side.normed = side.head.normalize(hidden_states(cpu, model, windows, options));
+  detail::HiddenStates const states = detail::run_layers(cpu, model, windows, options);
+  side.normed = side.head.normalize(states.hidden);
   std::vector<TokenScore> const scores =
       score_tokens(cpu, windows, side, original ? &*original : nullptr, options.progress);
   Evaluation result;
   summarize_nll(scores, windows, result);
   if (original) summarize_kl(scores, windows.cols(), result);
   result.notes = online_rotations(model, options).notes;
+  result.notes.insert(result.notes.end(), states.notes.begin(), states.notes.end());
   return result;
 }
 

@@ -12,13 +12,16 @@
 
 #include "model/fold_folder.hpp"
 #include "model/layout.hpp"
+#include "model/rounded_layers.hpp"
 #include "model/weights.hpp"
 
 namespace dartquant {
 namespace {
 
 using detail::FoldedWeights;
+using detail::LayerWeights;
 using detail::require;
+using detail::RoundedLayers;
 using detail::tensor_name;
 
 constexpr index_t rows_per_block = 1024;
@@ -26,10 +29,10 @@ constexpr index_t rows_per_block = 1024;
 /// Writes the tensors of one model, one at a time.
 class FoldWriter {
  public:
-  FoldWriter(Cpu const& cpu, FoldedWeights const& weights, FoldOptions const& options,
+  FoldWriter(FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
              CheckpointWriter& writer)
-      : cpu_(cpu),
-        weights_(weights),
+      : weights_(weights),
+        rounded_(rounded),
         options_(options),
         config_(weights.model().config()),
         family_(weights.model().family()),
@@ -67,15 +70,16 @@ class FoldWriter {
     write_gain(tensor_name(family_, layer, family_.attention_norm, ".weight"),
                weights_.attention_gain(layer));
     write_gain(tensor_name(family_, layer, family_.mlp_norm, ".weight"), weights_.mlp_gain(layer));
+    LayerWeights rounded;
+    if (options_.weights.active()) rounded = rounded_.next();
     for (LinearRule const& rule : family_.linears) {
       std::string const name = tensor_name(family_, layer, rule.name, ".weight");
-      RowMatrix<double> const W = weights_.weight(layer, rule);
-      if (options_.weights.active()) {
-        RowMatrix<float> rounded = W.cast<float>();
-        detail::quantize_weight(cpu_, rounded, options_.weights);
-        writer_.append(name, MatrixView<float const>(rounded));
+      RowMatrix<float> const& W = rounded.weight[static_cast<std::size_t>(rule.linear)];
+      if (W.size() != 0) {
+        writer_.append(name, MatrixView<float const>(W));
       } else {
-        writer_.append(name, MatrixView<double const>(W));
+        RowMatrix<double> const exact = weights_.weight(layer, rule);
+        writer_.append(name, MatrixView<double const>(exact));
       }
       RowMatrix<double> const b = weights_.bias(layer, rule);
       if (b.size() != 0)
@@ -83,8 +87,8 @@ class FoldWriter {
     }
   }
 
-  Cpu const& cpu_;
   FoldedWeights const& weights_;
+  RoundedLayers& rounded_;
   FoldOptions const& options_;
   ModelConfig const& config_;
   Family const& family_;
@@ -108,6 +112,7 @@ std::vector<TensorInfo> output_tensors(Model const& model, FoldOptions const& op
 
 void FoldOptions::validate() const {
   weights.validate();
+  detail::require_text(weights, hessian_windows);
   require(!rotations.r3, "[fold] R3 acts on queries and keys after RoPE and cannot be folded; leave r3 out");
   require(!dtype || *dtype == Dtype::f32 || *dtype == Dtype::f16 || *dtype == Dtype::bf16, "[fold] dtype ",
           dtype ? to_string(*dtype) : "", ": choose F32, F16 or BF16");
@@ -131,7 +136,13 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   writer_options.shard_bytes = options.shard_bytes;
   CheckpointWriter writer(output, output_tensors(model, options), writer_options);
   FoldedWeights const weights(cpu, model, &rotations, options.rotations, NormGains::folded);
-  FoldWriter(cpu, weights, options, writer).write();
+  ForwardOptions forward;
+  forward.rotations = &rotations;
+  forward.active = options.rotations;
+  forward.hessian_windows = options.hessian_windows;
+  RoundedLayers rounded(cpu, weights, options.weights, forward);
+  FoldWriter(weights, rounded, options, writer).write();
+  for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
   detail::finish_folder(model, rotations, output, options, writer, report);
   return report;
 }

@@ -77,18 +77,21 @@ std::string manifest(Model const& model, FoldOptions const& options, FoldReport 
   RotationSet folded = options.rotations;
   bool const r4 = options.rotations.r4 || model.needs_r4();
   folded.r4 = r4;
-  Json const text{{"written_by", sentence("DartQuant ", version())},
-                  {"manifest_version", 1},
-                  {"rotations", folded.name()},
-                  {"online_rotations", r4 ? Json::array({"r4"}) : Json::array()},
-                  {"weights",
-                   {{"bits", options.weights.bits},
-                    {"group", options.weights.group},
-                    {"clip", options.weights.clip == ClipSearch::mse ? "mse" : "none"}}},
-                  {"orthogonality", {{"r1", report.r1_orthogonality}, {"r2", report.r2_orthogonality}}},
-                  {"input", input_files(model)},
-                  {"options", options.manifest},
-                  {"notes", report.notes}};
+  Json const text{
+      {"written_by", sentence("DartQuant ", version())},
+      {"manifest_version", 1},
+      {"rotations", folded.name()},
+      {"online_rotations", r4 ? Json::array({"r4"}) : Json::array()},
+      {"weights",
+       {{"bits", options.weights.bits},
+        {"group", options.weights.group},
+        {"clip", options.weights.clip == ClipSearch::mse ? "mse" : "none"},
+        {"symmetry", options.weights.symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric"},
+        {"rounding", std::string(name_of(options.weights.rounding))}}},
+      {"orthogonality", {{"r1", report.r1_orthogonality}, {"r2", report.r2_orthogonality}}},
+      {"input", input_files(model)},
+      {"options", options.manifest},
+      {"notes", report.notes}};
   return text.dump(2).append("\n");
 }
 

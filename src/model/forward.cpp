@@ -8,70 +8,14 @@
 #include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/error.hpp>
 
-#include "model/decoder_layer.hpp"
 #include "model/head.hpp"
+#include "model/residual_stream.hpp"
+#include "model/rounded_layers.hpp"
+#include "model/run_layers.hpp"
 
 namespace dartquant {
-namespace {
 
-using detail::fail;
-using detail::FoldedWeights;
 using detail::require;
-
-/// Rows of the residual stream that pass through a layer at a time: bounds the buffers of a layer.
-constexpr index_t rows_at_a_time = 2048;
-
-void check_windows(ModelConfig const& config, TokenWindows const& windows) {
-  require(windows.rows() >= 1 && windows.cols() >= 1, "[hidden_states] ", windows.rows(), " windows of ",
-          windows.cols(), " tokens: at least one token is needed");
-  require(windows.cols() <= config.positions, "[hidden_states] windows of ", windows.cols(),
-          " tokens: the model has ", config.positions, " positions; use a shorter seqlen");
-  for (index_t row = 0; row < windows.rows(); ++row)
-    for (index_t col = 0; col < windows.cols(); ++col)
-      require(windows(row, col) >= 0 && windows(row, col) < config.vocabulary, "[hidden_states] token id ",
-              windows(row, col), " at position ", col, " of window ", row, ": the vocabulary has ",
-              config.vocabulary, " tokens; was the text encoded by this model's tokenizer?");
-}
-
-/// The embedding of every token [tokens, hidden]. Each row of the matrix that is used at all is read and
-/// turned once, a bounded number at a time.
-RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows) {
-  constexpr std::size_t rows_per_block = 1024;
-  Model const& model = weights.model();
-  std::vector<std::int32_t> used(windows.data(), windows.data() + windows.size());
-  std::sort(used.begin(), used.end());
-  used.erase(std::unique(used.begin(), used.end()), used.end());
-  RowMatrix<float> table(static_cast<index_t>(std::min(rows_per_block, used.size())), model.config().hidden);
-  RowMatrix<float> hidden(windows.size(), model.config().hidden);
-  for (std::size_t first = 0; first < used.size(); first += rows_per_block) {
-    std::size_t const count = std::min(rows_per_block, used.size() - first);
-    RowMatrix<double> rows(static_cast<index_t>(count), model.config().hidden);
-    for (std::size_t i = 0; i < count; ++i)
-      rows.row(static_cast<index_t>(i)) =
-          detail::read_rows<double>(model.checkpoint(), model.family().embedding, used[first + i], 1);
-    weights.rotate_residual(rows);
-    table.topRows(rows.rows()) = rows.cast<float>();
-    auto const begin = used.begin() + static_cast<index_t>(first), end = begin + static_cast<index_t>(count);
-    for (index_t token = 0; token < windows.size(); ++token) {
-      auto const found = std::lower_bound(begin, end, windows.data()[token]);
-      if (found != end && *found == windows.data()[token]) hidden.row(token) = table.row(found - begin);
-    }
-  }
-  return hidden;
-}
-
-void check_finite(Cpu const& cpu, RowMatrix<float> const& hidden, index_t layer, index_t tokens) {
-  std::vector<char> finite(static_cast<std::size_t>((hidden.rows() + 255) / 256));
-  cpu.parallel_for(hidden.rows(), 256, [&](index_t first, index_t last) {
-    finite[static_cast<std::size_t>(first / 256)] = hidden.middleRows(first, last - first).allFinite();
-  });
-  auto const bad = std::find(finite.begin(), finite.end(), char{0}) - finite.begin();
-  if (bad != static_cast<index_t>(finite.size()))
-    fail(Error::Kind::numerics, "[hidden_states] the output of layer ", layer, " is not finite near window ",
-         bad * 256 / tokens, ": the weights overflow float32 or are damaged");
-}
-
-}  // namespace
 
 TokenWindows windows_of(VectorView<std::int32_t const> ids, index_t seqlen, index_t limit) {
   require(seqlen >= 2, "[windows_of] seqlen ", seqlen,
@@ -103,28 +47,39 @@ OnlineRotations online_rotations(Model const& model, ForwardOptions const& optio
   return online;
 }
 
-RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows const& windows,
-                               ForwardOptions const& options) {
+namespace detail {
+
+HiddenStates run_layers(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                        ForwardOptions const& options) {
   options.validate();
   ModelConfig const& config = model.config();
-  check_windows(config, windows);
   if (options.rotations != nullptr) options.rotations->validate(config);
-  FoldedWeights const weights(cpu, model, options.rotations, options.active, detail::gains_of(options));
-  RowMatrix<float> hidden = embed(weights, windows);
-  index_t const tokens = windows.cols(), group = std::max<index_t>(1, rows_at_a_time / tokens) * tokens;
+  FoldedWeights const folded(cpu, model, options.rotations, options.active, gains_of(options));
   bool const bare = options.quantization.arithmetic == Arithmetic::integer && cpu.kernels() == nullptr;
   Cpu const machine = bare ? cpu.with_kernels(compiled_kernels()) : cpu;
-  detail::DecoderLayer decoder(machine, model, options, tokens, std::min(group, hidden.rows()));
+  ResidualStream stream(machine, folded, windows, options);
+  RoundedLayers layers(machine, folded, options);
+  bool const two_steps = options.quantization.weights().needs_text();
+  auto const report = [&](index_t layer, index_t step) {
+    if (!options.progress) return;
+    if (two_steps) options.progress("gptq", 2 * layer + step, 2 * config.layers);
+    else if (step == 2) options.progress("layers", layer + 1, config.layers);
+  };
   for (index_t layer = 0; layer < config.layers; ++layer) {
-    detail::LayerWeights const current = detail::load_layer(machine, weights, layer, options.quantization);
-    detail::release_pages(model.checkpoint());
-    for (index_t first = 0; first < hidden.rows(); first += group)
-      decoder.run(current, layer, first,
-                  MatrixView<float>(hidden).rows(first, std::min(group, hidden.rows() - first)));
-    check_finite(cpu, hidden, layer, tokens);
-    if (options.progress) options.progress("layers", layer + 1, config.layers);
+    LayerWeights const current = layers.next();
+    report(layer, 1);
+    stream.add_attention(current, layer);
+    stream.add_feed_forward(current, layer);
+    report(layer, 2);
   }
-  return hidden;
+  return {std::move(stream.hidden()), layers.notes()};
+}
+
+}  // namespace detail
+
+RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                               ForwardOptions const& options) {
+  return detail::run_layers(cpu, model, windows, options).hidden;
 }
 
 RowMatrix<float> logits_of(Cpu const& cpu, Model const& model, MatrixView<float const> hidden,

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
 #include <dartquant/model/pipeline.hpp>
+
+#include "model/rounded_layers.hpp"
 
 namespace dartquant {
 namespace {
@@ -73,6 +76,34 @@ void WeightQuantization::validate() const {
   require(known_bits(bits), "[WeightQuantization] ", bits, " bits: choose 2 to 8, or 16 for off");
   require(group >= 0, "[WeightQuantization] group ", group,
           ": give 0 for one scale per output channel, or the channels of a group");
+  require(std::isfinite(damping) && damping >= 0, "[WeightQuantization] damping ", damping,
+          ": it must be finite and not negative");
+}
+
+std::string_view name_of(WeightRounding rounding) {
+  switch (rounding) {
+    case WeightRounding::nearest:
+      return "rtn";
+    case WeightRounding::gptq:
+      return "gptq";
+    case WeightRounding::learned_clip:
+      return "lwc";
+  }
+  return "";
+}
+
+WeightRounding parse_rounding(std::string_view name) {
+  for (auto const rounding : {WeightRounding::nearest, WeightRounding::gptq, WeightRounding::learned_clip})
+    if (name_of(rounding) == name) return rounding;
+  throw InvalidArgument(
+      detail::sentence("[parse_rounding] '", name, "' is no way to round weights (known: rtn, gptq, lwc)"));
+}
+
+void detail::require_text(WeightQuantization const& weights, TokenWindows const* windows) {
+  require(!weights.needs_text() || windows != nullptr, "[WeightQuantization] rounding by ",
+          name_of(weights.rounding),
+          " looks at what the layers read on a text, and none was given: set hessian_windows, such as to 128 "
+          "windows of the calibration text");
 }
 
 void Quantization::validate() const {
@@ -92,6 +123,7 @@ void Quantization::validate() const {
 
 void ForwardOptions::validate() const {
   quantization.validate();
+  detail::require_text(quantization.weights(), hessian_windows);
   require(rotations != nullptr || (!active.r1 && !active.r2), "[ForwardOptions] the set of rotations is ",
           active.name(), ", but no rotations were given; R1 and R2 come from calibrate or load_rotations");
 }

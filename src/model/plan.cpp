@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/pipeline.hpp>
@@ -74,6 +75,24 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
         cost(static_cast<double>(config.head_dim)) * static_cast<double>(config.layers * config.kv_heads);
 }
 
+/// Two passes over the text, one Hessian at a time in FP64 with its factor, and a few products of each weight
+/// with it.
+void add_rounding(ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
+  auto const tokens = static_cast<double>(windows * seqlen);
+  index_t const widest = std::max({config.hidden, config.intermediate, config.query_channels()});
+  add_forward(config, windows, seqlen, plan);
+  plan.operations *= 2;
+  plan.memory_bytes += bytes_of(3 * widest, widest, 8) + bytes_of(3 * largest_linear(config), 1, 4);
+  auto const cube = [](index_t channels) { return std::pow(static_cast<double>(channels), 3); };
+  for (index_t const channels :
+       {config.hidden, config.query_channels(), config.hidden, config.intermediate}) {
+    double const squared = static_cast<double>(channels) * static_cast<double>(channels);
+    plan.operations += 2 * static_cast<double>(config.layers) * (tokens * squared + 2 * cube(channels));
+  }
+  plan.operations += 2 * 6 * static_cast<double>(config.layers * config.layer_parameters()) *
+                     static_cast<double>(config.hidden);
+}
+
 void add_scores(ModelConfig const& config, index_t tokens, Plan& plan) {
   constexpr index_t block = 4096, tile = 256;
   index_t const vocabulary = std::min(block, config.vocabulary);
@@ -101,7 +120,8 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
   detail::require(folds || (windows >= 1 && seqlen >= 2), "[plan] ", windows, " windows of ", seqlen,
                   " tokens: at least one window of 2 tokens is needed");
   Plan result;
-  if (!folds) add_forward(config, windows, seqlen, result);
+  if (job == Job::round) add_rounding(config, windows, seqlen, result);
+  else if (!folds) add_forward(config, windows, seqlen, result);
   if (job == Job::calibrate) {
     add_learning(config, options, capture, windows * seqlen, result);
     result.disk_bytes = bytes_of(config.hidden, config.hidden, 8) +

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.hpp"
 
-#include <dartquant/quant/quantize.hpp>
 #include <dartquant/transform/rotation.hpp>
 
 #include "model/layer_parts.hpp"
@@ -46,12 +45,8 @@ void release_pages(Checkpoint const& checkpoint) {
 QuantizeOptions quantize_options(WeightQuantization const& quantization) {
   return {.bits = quantization.bits,
           .granularity = quantization.group == 0 ? per_row : per_group(quantization.group),
-          .symmetry = Symmetry::symmetric,
+          .symmetry = quantization.symmetry,
           .clip_search = quantization.clip};
-}
-
-void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization) {
-  if (quantization.active()) fake_quantize(cpu, W, quantize_options(quantization));
 }
 
 FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations,

@@ -30,9 +30,6 @@ void release_pages(Checkpoint const& checkpoint);
 /// How `quantization` rounds a weight [out, in].
 [[nodiscard]] QuantizeOptions quantize_options(WeightQuantization const& quantization);
 
-/// Fake-quantizes W [out, in] as `quantization` says, in place.
-void quantize_weight(Cpu const& cpu, MatrixView<float> W, WeightQuantization const& quantization);
-
 /// Reads the weights of a model with gains and rotations folded in FP64: the one place where folding is done,
 /// for the written checkpoint and for the forward pass alike. One tensor at a time; nothing is kept.
 class FoldedWeights {

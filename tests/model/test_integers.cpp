@@ -75,6 +75,25 @@ TEST_CASE("integer products give the logits of fake quantization", "[integers]")
         }
 }
 
+TEST_CASE("integer products multiply the levels that GPTQ and learned clipping chose",
+          "[integers][rounding]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(6, 6, 64), text = some_tokens(8, 16, 64, 5);
+  Cpu const cpu(1);
+  for (auto const rounding : {WeightRounding::gptq, WeightRounding::learned_clip})
+    for (auto const symmetry : {Symmetry::symmetric, Symmetry::asymmetric}) {
+      ForwardOptions fake = on_scheme("w4a8kv8", Arithmetic::floating_point);
+      fake.quantization.weight_rounding = rounding;
+      fake.quantization.weight_symmetry = symmetry;
+      fake.quantization.weight_group = 16;
+      fake.hessian_windows = &text;
+      ForwardOptions integer = fake;
+      integer.quantization.arithmetic = Arithmetic::integer;
+      CHECK(share_of_equal_rows(logits(cpu, model, tokens, integer), logits(cpu, model, tokens, fake)) > 0.5);
+    }
+}
+
 TEST_CASE("kernels change no byte of fake quantization, instruction sets none of integer products",
           "[integers]") {
   (void)dartquant_amx_request();

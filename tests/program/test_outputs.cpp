@@ -107,6 +107,45 @@ TEST_CASE("quantize without rotations writes what it rounds, gains folded", "[pr
   CHECK(std::abs(report["integers"]["relative_difference"].get<double>()) < 0.01);
 }
 
+TEST_CASE("quantize with GPTQ writes weights that lose less than those of rounding to nearest",
+          "[program][quantize]") {
+  Scratch const scratch;
+  auto const perplexity = [&](std::string const& weights) {
+    Outcome const outcome = run_program({"quantize",
+                                         model,
+                                         "--method",
+                                         "rtn",
+                                         "--active",
+                                         "r4",
+                                         "--scheme",
+                                         "w3a16",
+                                         "--weights",
+                                         weights,
+                                         "--calibration",
+                                         text,
+                                         "--samples",
+                                         "16",
+                                         "--dtype",
+                                         "f32",
+                                         "--text",
+                                         (tiny_llama() / "eval.txt").string(),
+                                         "--windows",
+                                         "16",
+                                         "-o",
+                                         scratch / weights,
+                                         "--json",
+                                         scratch / "report.json"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    Json const report = Json::parse(read_file(scratch / "report.json"));
+    CHECK(report["max_relative_logit_error"].get<double>() < 1e-4);
+    CHECK(read_file(scratch / (weights + "/dartquant.json")).find("\"rounding\": \"" + weights + "\"") !=
+          std::string::npos);
+    return report["quantized"]["perplexity"].get<double>();
+  };
+  CHECK(perplexity("gptq") < 0.98 * perplexity("rtn"));
+}
+
 TEST_CASE("quantize writes a checkpoint and measures it", "[program][quantize]") {
   Scratch const scratch;
   Outcome const outcome = run_program({"quantize",         model,

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct SyntheticModel {
   Dtype dtype = Dtype::f32;
   std::uint64_t shard_bytes = 5'000'000'000, seed = 1;
   std::string more_config{};  ///< further members of config.json, such as `, "rope_scaling": {...}`
+  std::function<void(std::string const& name, RowMatrix<float>& values)> edit{};  ///< of every tensor
 };
 
 inline std::string config_of(SyntheticModel const& model) {
@@ -105,7 +107,8 @@ inline std::filesystem::path write_synthetic(std::filesystem::path const& folder
   for (TensorInfo const& info : tensors) {
     bool const layer = info.name.starts_with("model.layers.");
     std::uint64_t const used = model.equal_layers && layer ? 1 + (stream - 1) % per_layer : stream;
-    RowMatrix<float> const values = synthetic_values(model, info, used);
+    RowMatrix<float> values = synthetic_values(model, info, used);
+    if (model.edit) model.edit(info.name, values);
     writer.append(info.name, MatrixView<float const>(values));
     ++stream;
   }

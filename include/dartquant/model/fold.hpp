@@ -14,7 +14,7 @@
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/rotations.hpp>
-#include <dartquant/quant/options.hpp>
+#include <dartquant/model/weight_quantization.hpp>
 
 namespace dartquant {
 
@@ -27,22 +27,12 @@ using Progress = std::function<void(std::string_view stage, index_t done, index_
 /// become 1.
 enum class NormGains { kept, folded };
 
-/// Symmetric fake quantization of weights [out, in]: rounded to integers and back.
-struct WeightQuantization {
-  int bits = 16;      ///< 2..8, or 16: off
-  index_t group = 0;  ///< 0: one scale per output channel; else one per `group` consecutive inputs
-  ClipSearch clip = ClipSearch::mse;  ///< searched per scale
-
-  [[nodiscard]] bool active() const { return bits < 16; }
-  /// Errors: InvalidArgument.
-  void validate() const;
-};
-
 /// What `fold` writes.
 struct FoldOptions {
   RotationSet rotations{.r1 = true, .r2 = true};  ///< r3 is refused (nothing to fold); r4 only when asked for
   std::optional<Dtype> dtype{};                   ///< of the written weights; absent: the checkpoint's own
   WeightQuantization weights{};                   ///< fake quantization of the linear layers; off by default
+  TokenWindows const* hessian_windows = nullptr;  ///< where the rounding needs text; must outlive the call
   std::uint64_t shard_bytes = 5'000'000'000;      ///< limit of one file's data
   std::map<std::string, std::string> manifest{};  ///< copied into dartquant.json: method, seed, data...
   Progress progress{};
@@ -56,7 +46,7 @@ struct FoldReport {
   std::uint64_t bytes_written = 0;
   std::vector<std::filesystem::path> files{};  ///< in the order in which they were put in place
   double r1_orthogonality = 0, r2_orthogonality = 0;
-  std::vector<std::string> notes{};  ///< sentences, such as the block size taken for R4
+  std::vector<std::string> notes{};  ///< sentences, such as the block size taken for R4, and on the rounding
 };
 
 /// Folds the norms' gains, R1 and R2 (and R4 when asked for) into the weights and writes a checkpoint that
@@ -75,7 +65,8 @@ struct FoldReport {
 /// rotations.safetensors. Everything is written under temporary names and verified, then renamed, config.json
 /// last: a folder without it is incomplete. `output` must not exist, be empty (but for temporary files), or
 /// hold an earlier output, known by its dartquant.json, which is replaced; anything else is refused, as is
-/// the input. Memory: the largest tensor of a layer in FP64, twice. Errors: InvalidArgument (options),
+/// the input. Memory: the largest tensor of a layer in FP64, twice; with rounded weights also one layer, and
+/// where the rounding needs text what hidden_states says of it. Errors: InvalidArgument (options),
 /// Error(io) (the output is the input or holds other files, disk full, read-only), Error(numerics) (a weight
 /// overflows the dtype).
 [[nodiscard]] FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,

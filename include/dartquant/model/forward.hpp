@@ -14,9 +14,6 @@
 
 namespace dartquant {
 
-/// Token ids [windows, tokens]: every row is a sequence of its own at positions 0, 1, ...
-using TokenWindows = RowMatrix<std::int32_t>;
-
 /// Cuts `ids` into consecutive windows of `seqlen` from index 0; the incomplete tail is dropped; at most
 /// `limit` windows (0: all). Errors: InvalidArgument when seqlen < 2 or not one window fits (the sentence
 /// gives both numbers).
@@ -62,14 +59,21 @@ struct Quantization {
 
   Scheme scheme{};  ///< bits
   ClipSearch weight_clip = ClipSearch::mse;
-  index_t weight_group = 0;                             ///< 0: per output channel
+  index_t weight_group = 0;  ///< 0: per output channel
+  Symmetry weight_symmetry = Symmetry::symmetric;
+  WeightRounding weight_rounding = WeightRounding::nearest;
+  GptqOrder weight_order = GptqOrder::natural;
+  double weight_damping = WeightQuantization{}.damping;
   Symmetry activation_symmetry = Symmetry::asymmetric;  ///< one scale (and zero point) per token
   double activation_clip = 1;                           ///< ratio of the range that is kept, (0, 1]
   OutputInput o_proj_input = OutputInput::per_token;
   double kv_clip = 1;  ///< K and V: asymmetric per token and head
   Arithmetic arithmetic = Arithmetic::floating_point;
 
-  [[nodiscard]] WeightQuantization weights() const { return {scheme.weights, weight_group, weight_clip}; }
+  [[nodiscard]] WeightQuantization weights() const {
+    return {scheme.weights,  weight_group, weight_clip,   weight_symmetry,
+            weight_rounding, weight_order, weight_damping};
+  }
   /// Errors: InvalidArgument.
   void validate() const;
 };
@@ -88,6 +92,7 @@ struct ForwardOptions {
                                          ///< its `layers` always act
   RotationSet active{};                  ///< which of R1 R2 (of `rotations`) R3 R4 (Hadamard) act
   Quantization quantization{};
+  TokenWindows const* hessian_windows = nullptr;  ///< where the rounding needs text; must outlive the call
   Observer observer{};
   Progress progress{};
 
@@ -108,7 +113,13 @@ struct OnlineRotations {
 /// The hidden states after the last layer, before the final norm [windows * tokens, hidden], float32:
 /// embedding, then one decoder layer at a time (RMSNorm, RoPE on (i, i + head_dim / 2), causal grouped-query
 /// attention, SwiGLU, residuals). One layer's weights are in memory at a time. Same bytes for any number of
-/// threads. Integer arithmetic takes compiled_kernels() where `cpu` has none; its bytes do not depend on the
+/// threads.
+///   Where the rounding of the weights needs text, its windows run beside, layer by layer, in full precision
+/// with the rotations active: the inputs of q, k, v with the layers below rounded, those of o_proj with q, k,
+/// v rounded too, and so on to down_proj. R3 is left out: it cancels where the cache is not quantized. Memory
+/// then also holds their hidden states and the Hessian of one input in FP64, three times while it is
+/// factored.
+///   Integer arithmetic takes compiled_kernels() where `cpu` has none; its bytes do not depend on the
 /// instruction set. Errors: InvalidArgument (options, a token id outside the vocabulary, more tokens than
 /// positions), Error(format) naming a weight that is not finite, Error(numerics) naming the layer whose
 /// output is not.

@@ -106,7 +106,7 @@ struct Evaluation {
   double kl_median = 0, kl_p90 = 0, kl_p99 = 0, kl_max = 0;
   double top1_agreement = 1;  ///< share of scored tokens whose most likely next token is the original's
   index_t windows = 0, tokens_scored = 0;
-  std::vector<std::string> notes{};  ///< sentences of online_rotations
+  std::vector<std::string> notes{};  ///< sentences of online_rotations, and on the rounding of the weights
 };
 
 /// Perplexity: every window on its own, the first token of each is context only. Log-softmax and sums in
@@ -148,7 +148,7 @@ struct SiteStatistics {
                                                   TokenWindows const& windows, ForwardOptions options = {});
 
 /// A job, for `plan`.
-enum class Job { inspect, calibrate, fold, evaluate };
+enum class Job { inspect, calibrate, fold, evaluate, round };
 
 /// What a job will need, known before it starts. Upper estimates, not promises.
 struct Plan {
@@ -159,7 +159,8 @@ struct Plan {
   std::vector<std::string> notes{};
 };
 
-/// `windows` and `seqlen` as in the job (ignored by fold).
+/// `windows` and `seqlen` as in the job (ignored by fold). `round` is what rounding weights on a text adds to
+/// an evaluation or a fold.
 [[nodiscard]] Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t seqlen,
                         ModelCalibrationOptions const& options = {}, CaptureOptions const& capture = {});
 

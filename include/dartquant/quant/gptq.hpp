@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -186,21 +187,21 @@ void copy_row(IntMatrix<StorageBits> const& from, index_t row, IntMatrix<Storage
   return report;
 }
 
-template <int StorageBits>
-[[nodiscard]] GptqResult<StorageBits> gptq(Cpu const& cpu, MatrixView<float const> W, Hessian const& hessian,
-                                           GptqOptions const& options) {
-  options.validate();
+inline void check_gptq_weight(MatrixView<float const> W, Hessian const& hessian) {
   require(W.cols() == hessian.channels(), "[gptq] ", hessian.place(), "weight of ", W.rows(), " x ", W.cols(),
           ": the Hessian has ", hessian.channels(), " channels");
-  require(hessian.tokens() >= 1, "[gptq] ", hessian.place(), "0 tokens: at least one is needed, ",
-          hessian.channels(), " to see every direction");
   for (index_t i = 0; i < W.rows(); ++i)
     for (index_t j = 0; j < W.cols(); ++j)
       require(std::isfinite(W(i, j)), "[gptq] ", hessian.place(), "the weight at row ", i, ", channel ", j,
               " is ", W(i, j), ": only finite values can be quantized");
+}
+
+template <int StorageBits>
+[[nodiscard]] GptqResult<StorageBits> gptq_factored(Cpu const& cpu, MatrixView<float const> W,
+                                                    Hessian const& hessian, GptqFactor const& factor,
+                                                    GptqOptions const& options) {
   constexpr index_t rows_per_range = 32;
   IntMatrix<StorageBits> const nearest = quantize<StorageBits>(cpu, W, options.quantize, "gptq");
-  GptqFactor const factor = factor_hessian(cpu, hessian, options.damping, options.order);
   IntMatrix<StorageBits> rounded(W.rows(), W.cols(), options.quantize);
   cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
     GptqRounding<StorageBits>(W, factor, options, rounded).rows(first, last);
@@ -219,6 +220,22 @@ template <int StorageBits>
   return {std::move(rounded), std::move(report)};
 }
 
+template <int StorageBits>
+[[nodiscard]] std::vector<GptqResult<StorageBits>> gptq_all(Cpu const& cpu,
+                                                            std::span<MatrixView<float const> const> weights,
+                                                            Hessian const& hessian,
+                                                            GptqOptions const& options) {
+  options.validate();
+  for (MatrixView<float const> const& W : weights) check_gptq_weight(W, hessian);
+  require(hessian.tokens() >= 1, "[gptq] ", hessian.place(), "0 tokens: at least one is needed, ",
+          hessian.channels(), " to see every direction");
+  GptqFactor const factor = factor_hessian(cpu, hessian, options.damping, options.order);
+  std::vector<GptqResult<StorageBits>> results;
+  for (MatrixView<float const> const& W : weights)
+    results.push_back(gptq_factored<StorageBits>(cpu, W, hessian, factor, options));
+  return results;
+}
+
 }  // namespace detail
 
 /// W [out, channels] as packed 4-bit levels whose rounding errors make up for one another under the inputs of
@@ -235,13 +252,27 @@ template <int StorageBits>
 /// rounding and report; 24 channels^2 bytes. Source: GPTQ (arXiv 2210.17323).
 [[nodiscard]] inline GptqResult<4> gptq(Cpu const& cpu, MatrixView<float const> W, Hessian const& hessian,
                                         GptqOptions const& options = {}) {
-  return detail::gptq<4>(cpu, W, hessian, options);
+  return std::move(detail::gptq_all<4>(cpu, {&W, 1}, hessian, options).front());
 }
 
 /// The same with one level per byte, for 2..8 bits.
 [[nodiscard]] inline GptqResult<8> gptq_int8(Cpu const& cpu, MatrixView<float const> W,
                                              Hessian const& hessian, GptqOptions const& options = {}) {
-  return detail::gptq<8>(cpu, W, hessian, options);
+  return std::move(detail::gptq_all<8>(cpu, {&W, 1}, hessian, options).front());
+}
+
+/// Several weights that read the same inputs: each as `gptq` rounds it, the Hessian factored once.
+[[nodiscard]] inline std::vector<GptqResult<4>> gptq_all(Cpu const& cpu,
+                                                         std::span<MatrixView<float const> const> weights,
+                                                         Hessian const& hessian,
+                                                         GptqOptions const& options = {}) {
+  return detail::gptq_all<4>(cpu, weights, hessian, options);
+}
+
+[[nodiscard]] inline std::vector<GptqResult<8>> gptq_all_int8(
+    Cpu const& cpu, std::span<MatrixView<float const> const> weights, Hessian const& hessian,
+    GptqOptions const& options = {}) {
+  return detail::gptq_all<8>(cpu, weights, hessian, options);
 }
 
 }  // namespace dartquant

@@ -10,14 +10,9 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/quant/hessian.hpp>
+#include <dartquant/quant/options.hpp>
 
-namespace dartquant {
-
-/// In which order channels are rounded. `act_order`: the largest diagonal of the Hessian first. Groups stay
-/// consecutive channels: their scales are then fitted on the weight as it came ("static groups").
-enum class GptqOrder { natural, act_order };
-
-namespace detail {
+namespace dartquant::detail {
 
 /// The channels in rounding order, and U upper triangular with (H + damping)^-1 = U^T U in that order.
 struct GptqFactor {
@@ -90,5 +85,4 @@ struct GptqFactor {
   return factor;
 }
 
-}  // namespace detail
-}  // namespace dartquant
+}  // namespace dartquant::detail

@@ -46,32 +46,40 @@ struct LearnedClipResult {
 
 namespace detail {
 
-/// Chooses the ranges of a few rows: descent on e H e^T over the ends of each range in turn.
+/// Chooses the ranges of a few rows: descent on e H e^T over the ends of each range in turn. Rows do not
+/// depend on one another; they go together so that their candidates make up one product with H.
 template <int StorageBits>
 class ClipDescent {
  public:
-  /// `H` [channels, channels] symmetric.
+  /// `H` [channels, channels] symmetric; rows [first, last) of W.
   ClipDescent(MatrixView<float const> W, MatrixView<double const> H, LearnedClipOptions const& options,
-              IntMatrix<StorageBits>& Q)
-      : W_(W), H_(H), options_(options), Q_(Q), group_(Q.block().cols) {}
+              index_t first, index_t last, IntMatrix<StorageBits>& Q)
+      : W_(W),
+        H_(H),
+        options_(options),
+        Q_(Q),
+        first_(first),
+        rows_(last - first),
+        group_(Q.block().cols),
+        groups_((W.cols() + group_ - 1) / group_),
+        ends_(static_cast<std::size_t>(rows_ * groups_)),
+        e_(rows_, W.cols()),
+        h_(rows_, W.cols()) {}
 
-  void rows(index_t first, index_t last) {
-    index_t const n = W_.cols(), count = last - first, groups = (n + group_ - 1) / group_;
-    std::vector<Ends> ends(static_cast<std::size_t>(groups));
-    RowMatrix<double> e(count, n), h(count, n);
-    for (index_t i = 0; i < count; ++i)
-      for (index_t g = 0; g < groups; ++g) {
-        index_t const begin = g * group_, width = std::min(group_, n - begin);
-        errors(first + i, begin, width, quantizer(first + i, g, Ends{}), &e(i, begin));
+  void run() {
+    for (index_t i = 0; i < rows_; ++i)
+      for (index_t g = 0; g < groups_; ++g) errors(i, g, Ends{}, &e_(i, g * group_));
+    gemm_tile<double>(1, e_, Op::none, H_, Op::none, 0, h_);
+    bool const symmetric = options_.quantize.symmetry == Symmetry::symmetric;
+    index_t const rounds =
+        symmetric && groups_ == 1 ? 1 : options_.rounds;  // a single end has no other to fit
+    for (index_t round = 0; round < rounds; ++round)
+      for (index_t g = 0; g < groups_; ++g) {
+        descend(g, &Ends::high);
+        if (!symmetric) descend(g, &Ends::low);
       }
-    gemm_tile<double>(1, e, Op::none, H_, Op::none, 0, h);
-    for (index_t i = 0; i < count; ++i) {
-      std::fill(ends.begin(), ends.end(), Ends{});
-      for (index_t round = 0; round < options_.rounds; ++round)
-        for (index_t g = 0; g < groups; ++g)
-          descend(first + i, g, ends[static_cast<std::size_t>(g)], &e(i, 0), &h(i, 0));
-      for (index_t g = 0; g < groups; ++g) store(first + i, g, ends[static_cast<std::size_t>(g)]);
-    }
+    for (index_t i = 0; i < rows_; ++i)
+      for (index_t g = 0; g < groups_; ++g) store(i, g);
   }
 
  private:
@@ -80,88 +88,114 @@ class ClipDescent {
   struct Ends {
     int high = 100, low = 100;
   };
+  using End = int Ends::*;
   static constexpr int smallest = 40, coarse = 5;
 
-  [[nodiscard]] Quantizer<float> quantizer(index_t row, index_t g, Ends ends) const {
-    auto const values = W_.block(row, g * group_, 1, std::min(group_, W_.cols() - g * group_));
-    Range<float> const range = range_of(values);
+  [[nodiscard]] index_t width(index_t g) const { return std::min(group_, W_.cols() - g * group_); }
+  [[nodiscard]] Ends& ends(index_t i, index_t g) { return ends_[static_cast<std::size_t>(i * groups_ + g)]; }
+
+  [[nodiscard]] Quantizer<float> quantizer(index_t i, index_t g, Ends ends) const {
+    Range<float> const range = range_of(W_.block(first_ + i, g * group_, 1, width(g)));
     bool const symmetric = options_.quantize.symmetry == Symmetry::symmetric;
     auto const part = [](int hundredths) { return static_cast<float>(hundredths) / 100.0f; };
     return range_quantizer(part(symmetric ? ends.high : ends.low) * range.min, part(ends.high) * range.max,
                            options_.quantize.bits, options_.quantize.symmetry);
   }
 
-  void errors(index_t row, index_t begin, index_t width, Quantizer<float> const& q, double* e) const {
-    float const* const w = &W_(row, begin);
-    for (index_t j = 0; j < width; ++j)
+  void errors(index_t i, index_t g, Ends ends, double* e) const {
+    Quantizer<float> const q = quantizer(i, g, ends);
+    float const* const w = &W_(first_ + i, g * group_);
+    for (index_t j = 0; j < width(g); ++j)
       e[j] = static_cast<double>(w[j]) - static_cast<double>(q.round_trip(w[j]));
   }
 
-  /// One end after the other: on a coarse grid, then near the best.
-  void descend(index_t row, index_t g, Ends& ends, double* e, double* h) const {
-    bool const symmetric = options_.quantize.symmetry == Symmetry::symmetric;
-    for (int Ends::*const end : {&Ends::high, &Ends::low}) {
-      if (symmetric && end == &Ends::low) break;
-      std::vector<Ends> candidates;
-      auto const offer = [&](int value) {
-        if (value < smallest || value > 100 || value == ends.*end) return;
-        candidates.push_back(ends);
-        candidates.back().*end = value;
-      };
-      for (int value = 100; value >= smallest; value -= coarse) offer(value);
-      choose(row, g, candidates, ends, e, h);
-      candidates.clear();
-      int const middle = ends.*end;
-      for (int value = middle + coarse - 1; value > middle - coarse; --value) offer(value);
-      choose(row, g, candidates, ends, e, h);
-    }
+  /// One end of one group in all rows: on a coarse grid, then near the best.
+  void descend(index_t g, End end) {
+    choose(g, end, [](int) {
+      std::vector<int> values;
+      for (int value = 100; value >= smallest; value -= coarse) values.push_back(value);
+      return values;
+    });
+    choose(g, end, [](int middle) {
+      std::vector<int> values;
+      for (int value = middle + coarse - 1; value > middle - coarse; --value) values.push_back(value);
+      return values;
+    });
   }
 
-  /// ends <- the candidate with the smallest loss, if it is below the present one. With d the change of the
-  /// error on the group, the loss changes by 2 d h_g^T + d H_gg d^T, where h = e H.
-  void choose(index_t row, index_t g, std::vector<Ends> const& candidates, Ends& ends, double* e,
-              double* h) const {
-    if (candidates.empty()) return;
-    index_t const begin = g * group_, width = std::min(group_, W_.cols() - begin);
-    index_t const count = static_cast<index_t>(candidates.size());
-    RowMatrix<double> D(count, width), DH(count, width);
-    for (index_t c = 0; c < count; ++c) {
-      errors(row, begin, width, quantizer(row, g, candidates[static_cast<std::size_t>(c)]), &D(c, 0));
-      for (index_t j = 0; j < width; ++j) D(c, j) -= e[begin + j];
+  struct Candidate {
+    index_t row;
+    Ends ends;
+  };
+
+  /// Every row takes the candidate with the smallest loss, if it is below the present one. With d the change
+  /// of the error on the group, the loss changes by 2 d h_g^T + d H_gg d^T, where h = e H.
+  template <class Values>
+  void choose(index_t g, End end, Values const& values) {
+    std::vector<Candidate> candidates;
+    for (index_t i = 0; i < rows_; ++i)
+      for (int const value : values(ends(i, g).*end)) {
+        if (value < smallest || value > 100 || value == ends(i, g).*end) continue;
+        candidates.push_back({i, ends(i, g)});
+        candidates.back().ends.*end = value;
+      }
+    RowMatrix<double> const D = changes(g, candidates);
+    RowMatrix<double> taken = RowMatrix<double>::Zero(rows_, width(g));
+    std::vector<index_t> const chosen = best(g, candidates, D);
+    for (index_t i = 0; i < rows_; ++i) {
+      index_t const c = chosen[static_cast<std::size_t>(i)];
+      if (c < 0) continue;
+      ends(i, g) = candidates[static_cast<std::size_t>(c)].ends;
+      taken.row(i) = D.row(c);
     }
-    gemm_tile<double>(1, D, Op::none, H_.block(begin, begin, width, width), Op::none, 0, DH);
-    double best = 0;
-    index_t chosen = -1;
-    for (index_t c = 0; c < count; ++c) {
-      double const change =
-          2 * dot<double>(&D(c, 0), h + begin, width) + dot<double>(&D(c, 0), &DH(c, 0), width);
-      if (!(change < best)) continue;
-      best = change;
-      chosen = c;
-    }
-    if (chosen < 0) return;
-    ends = candidates[static_cast<std::size_t>(chosen)];
-    for (index_t j = 0; j < width; ++j) {
-      double const d = D(chosen, j);
-      e[begin + j] += d;
-      if (d == 0) continue;
-      for (index_t k = 0; k < W_.cols(); ++k) h[k] += d * H_(begin + j, k);
-    }
+    e_.middleCols(g * group_, width(g)) += taken;
+    gemm_tile<double>(1, taken, Op::none, H_.rows(g * group_, width(g)), Op::none, 1, h_);
   }
 
-  void store(index_t row, index_t g, Ends ends) {
-    Quantizer<float> const q = quantizer(row, g, ends);
-    Q_.scales()(row, g) = q.scale;
-    Q_.zero_points()(row, g) = q.zero_point;
-    for (index_t j = g * group_; j < std::min(W_.cols(), (g + 1) * group_); ++j)
-      Q_.set_level(row, j, q.level(W_(row, j)));
+  /// d of every candidate.
+  [[nodiscard]] RowMatrix<double> changes(index_t g, std::vector<Candidate> const& candidates) const {
+    RowMatrix<double> D(static_cast<index_t>(candidates.size()), width(g));
+    for (index_t c = 0; c < D.rows(); ++c) {
+      Candidate const& candidate = candidates[static_cast<std::size_t>(c)];
+      errors(candidate.row, g, candidate.ends, &D(c, 0));
+      for (index_t j = 0; j < width(g); ++j) D(c, j) -= e_(candidate.row, g * group_ + j);
+    }
+    return D;
+  }
+
+  /// The best candidate of each row, or -1.
+  [[nodiscard]] std::vector<index_t> best(index_t g, std::vector<Candidate> const& candidates,
+                                          RowMatrix<double> const& D) const {
+    index_t const begin = g * group_, n = width(g);
+    RowMatrix<double> DH(D.rows(), n);
+    gemm_tile<double>(1, D, Op::none, H_.block(begin, begin, n, n), Op::none, 0, DH);
+    std::vector<double> least(static_cast<std::size_t>(rows_), 0.0);
+    std::vector<index_t> chosen(static_cast<std::size_t>(rows_), -1);
+    for (index_t c = 0; c < D.rows(); ++c) {
+      index_t const i = candidates[static_cast<std::size_t>(c)].row;
+      double const change = 2 * dot<double>(&D(c, 0), &h_(i, begin), n) + dot<double>(&D(c, 0), &DH(c, 0), n);
+      if (!(change < least[static_cast<std::size_t>(i)])) continue;
+      least[static_cast<std::size_t>(i)] = change;
+      chosen[static_cast<std::size_t>(i)] = c;
+    }
+    return chosen;
+  }
+
+  void store(index_t i, index_t g) {
+    Quantizer<float> const q = quantizer(i, g, ends(i, g));
+    Q_.scales()(first_ + i, g) = q.scale;
+    Q_.zero_points()(first_ + i, g) = q.zero_point;
+    for (index_t j = g * group_; j < g * group_ + width(g); ++j)
+      Q_.set_level(first_ + i, j, q.level(W_(first_ + i, j)));
   }
 
   MatrixView<float const> W_;
   MatrixView<double const> H_;
   LearnedClipOptions const& options_;
   IntMatrix<StorageBits>& Q_;
-  index_t group_;
+  index_t first_, rows_, group_, groups_;
+  std::vector<Ends> ends_;   ///< [rows, groups]
+  RowMatrix<double> e_, h_;  ///< errors of the rows, and e H
 };
 
 template <int StorageBits>
@@ -176,14 +210,14 @@ template <int StorageBits>
     for (index_t j = 0; j < W.cols(); ++j)
       require(std::isfinite(W(i, j)), "[learned_clip] ", hessian.place(), "the weight at row ", i,
               ", channel ", j, " is ", W(i, j), ": only finite values can be quantized");
-  constexpr index_t rows_per_range = 16;
+  constexpr index_t rows_per_range = 32;
   RowMatrix<double> H = as_eigen(hessian.sum());
   for (index_t i = 0; i < H.rows(); ++i)
     for (index_t j = 0; j < i; ++j) H(j, i) = H(i, j);
   IntMatrix<StorageBits> const nearest = quantize<StorageBits>(cpu, W, options.quantize, "learned_clip");
   IntMatrix<StorageBits> Q(W.rows(), W.cols(), options.quantize);
   cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
-    ClipDescent<StorageBits>(W, H, options, Q).rows(first, last);
+    ClipDescent<StorageBits>(W, H, options, first, last, Q).run();
   });
   LearnedClipResult<StorageBits> result{std::move(Q)};
   result.rtn_loss = proxy_loss(cpu, hessian, W, dequantize(cpu, nearest));
@@ -199,9 +233,9 @@ template <int StorageBits>
 /// the rounding, on the output of a whole block; here the error of the one layer is descended on directly,
 /// end after end, group after group, so that it never rises, and no step size is needed. The same bytes for
 /// any number of threads. Errors: InvalidArgument, with the layer's name, for bad options, shapes that do not
-/// fit, no token, or a weight that is not finite. Cost: about 20 evaluations per end and round, each `size of
-/// the group` multiply-adds per weight, and `channels` per weight for each change that is kept: use groups on
-/// wide layers. 8 channels^2 bytes.
+/// fit, no token, or a weight that is not finite. Cost: about 20 candidates per end and round (one round
+/// where a row has a single end to choose), each `size of the group` multiply-adds per weight, and twice
+/// `channels` per weight for what is kept: use groups on wide layers. 8 channels^2 bytes.
 [[nodiscard]] inline LearnedClipResult<4> learned_clip(Cpu const& cpu, MatrixView<float const> W,
                                                        Hessian const& hessian,
                                                        LearnedClipOptions const& options = {}) {

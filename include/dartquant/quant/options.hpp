@@ -12,6 +12,10 @@ namespace dartquant {
 /// GPTQ, QuaRot and DartQuant for weights; called "MSE" there although the exponent is 2.4).
 enum class ClipSearch { none, mse };
 
+/// In which order GPTQ rounds channels. `act_order`: the largest diagonal of the Hessian first. Groups stay
+/// consecutive channels: their scales are then fitted on the weight as it came ("static groups").
+enum class GptqOrder { natural, act_order };
+
 /// How a matrix is quantized.
 struct QuantizeOptions {
   int bits = 4;                             ///< 2..8

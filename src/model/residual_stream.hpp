@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/forward.hpp>
+
+#include "model/decoder_layer.hpp"
+#include "model/weights.hpp"
+
+namespace dartquant::detail {
+
+/// The hidden states of some windows on their way through the layers of a model.
+class ResidualStream {
+ public:
+  /// At the embedding. `cpu` and `folded` must outlive this. Errors: InvalidArgument for windows that do not
+  /// fit the model.
+  ResidualStream(Cpu const& cpu, FoldedWeights const& folded, TokenWindows const& windows,
+                 ForwardOptions options);
+  ResidualStream(ResidualStream const&) = delete;
+  ResidualStream& operator=(ResidualStream const&) = delete;
+
+  /// Shows the observer the activations of a layer up to `last`, from the beginning of the half of the layer
+  /// that `last` lies in. The stream stays where it is.
+  void observe_until(Site last, LayerWeights const& weights, index_t layer);
+  /// Adds one half of a layer. Errors: Error(numerics) for an output that is not finite.
+  void add_attention(LayerWeights const& weights, index_t layer);
+  void add_feed_forward(LayerWeights const& weights, index_t layer);
+
+  /// [windows * tokens, hidden].
+  [[nodiscard]] RowMatrix<float>& hidden() { return hidden_; }
+
+ private:
+  template <class Body>
+  void for_groups(Body const& body);
+
+  Cpu const& cpu_;
+  ForwardOptions options_;
+  index_t tokens_, group_;
+  RowMatrix<float> hidden_;
+  DecoderLayer decoder_;
+};
+
+}  // namespace dartquant::detail

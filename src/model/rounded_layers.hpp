@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <dartquant/core/cpu.hpp>
+#include <dartquant/model/forward.hpp>
+#include <dartquant/quant/hessian.hpp>
+#include <dartquant/quant/int_matrix.hpp>
+
+#include "model/decoder_layer.hpp"
+#include "model/residual_stream.hpp"
+#include "model/weights.hpp"
+
+namespace dartquant::detail {
+
+/// Errors: InvalidArgument where the rounding needs text and `windows` is null.
+void require_text(WeightQuantization const& weights, TokenWindows const* windows);
+
+/// What the Hessians of a model's inputs were like, for a few sentences.
+class HessianNotes {
+ public:
+  explicit HessianNotes(double damping) : least_damping_(damping) {}
+  /// One input; `damping` is what its factor took.
+  void add(Hessian const& hessian, double damping);
+  [[nodiscard]] std::vector<std::string> sentences(WeightQuantization const& weights) const;
+
+ private:
+  index_t inputs_ = 0, tokens_ = 0, short_inputs_ = 0, most_channels_ = 0, dead_inputs_ = 0,
+          dead_channels_ = 0, raised_inputs_ = 0;
+  double least_damping_, most_damping_ = 0;
+};
+
+/// The layers of a model with their weights folded and rounded, one after the other. Where the rounding needs
+/// text, its hidden states go along: every group of linear maps that read the same input gets the Hessian of
+/// that input with all maps before it rounded, activations in full precision, online rotations active.
+class RoundedLayers {
+ public:
+  /// `options` gives rotations, text and arithmetic. All references must outlive this; `cpu` has kernels
+  /// where the arithmetic is integer.
+  RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, WeightQuantization const& weights,
+                ForwardOptions const& options);
+  RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, ForwardOptions const& options)
+      : RoundedLayers(cpu, folded, options.quantization.weights(), options) {}
+  RoundedLayers(RoundedLayers const&) = delete;
+  RoundedLayers& operator=(RoundedLayers const&) = delete;
+
+  /// The next layer. Errors: Error(format) naming a weight that is not finite; InvalidArgument naming the
+  /// layer and the input that is not; those of gptq.
+  [[nodiscard]] LayerWeights next();
+  /// Sentences on the rounding so far; usually none.
+  [[nodiscard]] std::vector<std::string> notes() const { return notes_.sentences(weights_); }
+
+ private:
+  void round_to_nearest(LayerWeights& layer) const;
+  void round_on_text(LayerWeights& layer);
+  template <int StorageBits>
+  void round_readers(Site site, std::span<Linear const> readers, LayerWeights& layer);
+  template <int StorageBits>
+  void keep(Linear linear, IntMatrix<StorageBits> levels, LayerWeights& layer);
+  void pack_levels(Linear linear, Int4Matrix const& levels, LayerWeights& layer) const;
+  [[nodiscard]] bool integer() const { return options_.quantization.arithmetic == Arithmetic::integer; }
+
+  Cpu const& cpu_;
+  FoldedWeights const& folded_;
+  WeightQuantization weights_;
+  ForwardOptions const& options_;
+  std::optional<ResidualStream> text_;  ///< where the rounding needs it
+  Hessian* collecting_ = nullptr;
+  Site collected_ = Site::q_proj_input;
+  std::array<Int4Matrix, linear_count> levels_;  ///< of the present layer, for integer products
+  HessianNotes notes_;
+  index_t layer_ = 0;
+};
+
+}  // namespace dartquant::detail
