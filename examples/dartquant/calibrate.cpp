@@ -62,10 +62,12 @@ void write_rotations(ModelCalibration const& found, std::string const& file, Rot
 void run(CalibrateFlags const& flags) {
   auto const started = std::chrono::steady_clock::now();
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
-  RotationSet const active = learned_rotations(flags.active);
+  RotationSet active = learned_rotations(flags.active);
   ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
-  detail::require(traits(options.method).rotates(), "--method ", flags.learning.method,
+  MethodTraits const& method = traits(options.method);
+  detail::require(method.rotates() || method.transforms(), "--method ", method.name,
                   " has no rotation to write: choose another");
+  if (!method.rotates()) active = {};
   check_output_file(flags.output, flags.common.model, {flags.source.file()});
   check_output_file(flags.common.json, flags.common.model, {flags.source.file(), flags.output});
   Cpu const cpu = flags.common.cpu();

@@ -59,12 +59,12 @@ std::vector<Scheme> parse_schemes(std::string const& list) {
   return schemes;
 }
 
-/// One per method and seed; once where nothing is rotated.
+/// One per method and seed; once where the seed changes nothing.
 std::vector<ModelCalibrationOptions> plan_runs(CompareFlags const& flags, RotationSet rotations) {
   std::vector<ModelCalibrationOptions> runs;
   for (std::string const& name : split(flags.methods)) {
     Method const method = parse_method(name);
-    for (index_t i = 0; i < (traits(method).rotates() ? flags.seeds : 1); ++i) {
+    for (index_t i = 0; i < (traits(method).seeded() ? flags.seeds : 1); ++i) {
       ModelCalibrationOptions run =
           flags.learning.options(rotations, flags.common.seed + static_cast<std::uint64_t>(i));
       run.method = method;
@@ -115,7 +115,9 @@ void announce(CompareFlags const& flags, Setup const& setup) {
   Quantization const quantization = flags.scheme.quantization(setup.schemes.front());
   if (quantization.weights().needs_text())
     add(plan(setup.cpu, setup.model, Job::round, setup.learn.rows(), seqlen), evaluations);
-  auto const learns = [](ModelCalibrationOptions const& run) { return traits(run.method).learns(); };
+  auto const learns = [](ModelCalibrationOptions const& run) {
+    return traits(run.method).learns() || traits(run.method).transforms();
+  };
   auto const learned = std::count_if(setup.runs.begin(), setup.runs.end(), learns);
   if (learned > 0)
     add(plan(setup.cpu, setup.model, Job::calibrate, setup.learn.rows(), seqlen,

@@ -105,6 +105,9 @@ void add_learning_flags(CLI::App& command, LearningFlags& flags) {
   };
   add("--rows", flags.r1_rows, "activation rows kept for R1, of all layers", "N", positive);
   add("--r2-rows", flags.r2_rows, "activation rows kept for R2, per layer", "N", positive);
+  add("--site-rows", flags.site_rows, "activation rows kept for the transform of an input, per layer", "N",
+      positive);
+  add("--block", flags.block, "channels of a block of such a transform", "N", positive);
   add("--epochs", flags.r1.epochs, "passes over the rows for R1", "N", counted);
   add("--r2-epochs", flags.r2.epochs, "passes over the rows for R2", "N", counted);
   add("--batch-rows", flags.r1.batch_rows, "rows per step of R1", "N", counted);
@@ -114,11 +117,20 @@ void add_learning_flags(CLI::App& command, LearningFlags& flags) {
 }
 
 ModelCalibrationOptions LearningFlags::options(RotationSet rotations, std::uint64_t seed) const {
-  return {.method = parse_method(method), .rotations = rotations, .seed = seed, .r1 = r1, .r2 = r2};
+  return {.method = parse_method(method),
+          .rotations = rotations,
+          .seed = seed,
+          .r1 = r1,
+          .r2 = r2,
+          .block = block};
 }
 
 CaptureOptions LearningFlags::capture(std::uint64_t seed, Progress progress) const {
-  return {.r1_rows = r1_rows, .r2_rows = r2_rows, .seed = seed, .progress = std::move(progress)};
+  return {.r1_rows = r1_rows,
+          .r2_rows = r2_rows,
+          .site_rows = site_rows,
+          .seed = seed,
+          .progress = std::move(progress)};
 }
 
 void add_scheme_flags(CLI::App& command, SchemeFlags& flags, std::string const& purpose) {

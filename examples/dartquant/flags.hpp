@@ -53,7 +53,9 @@ struct LearningFlags {
   std::string method = "dartquant";
   index_t samples = calibration_samples;
   LearningOptions r1, r2;
-  index_t r1_rows = CaptureOptions{}.r1_rows, r2_rows = CaptureOptions{}.r2_rows;
+  index_t block = ModelCalibrationOptions{}.block;
+  index_t r1_rows = CaptureOptions{}.r1_rows, r2_rows = CaptureOptions{}.r2_rows,
+          site_rows = CaptureOptions{}.site_rows;
 
   [[nodiscard]] ModelCalibrationOptions options(RotationSet rotations, std::uint64_t seed) const;
   [[nodiscard]] CaptureOptions capture(std::uint64_t seed, Progress progress) const;

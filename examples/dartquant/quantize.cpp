@@ -61,7 +61,12 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
       flags.active.empty() ? RotationSet{.r1 = true, .r2 = true} : RotationSet::parse(flags.active);
   active.r3 = active.r4 = false;
   ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
-  if (!traits(options.method).rotates() || active == RotationSet{}) return {};
+  MethodTraits const& method = traits(options.method);
+  detail::require(
+      method.sites == SiteChain::none, "--method ", method.name,
+      " transforms inputs online, which a folder cannot hold: measure it with `dartquant calibrate` "
+      "and `eval --rotations`, or choose another");
+  if (!method.transforms() && (!method.rotates() || active == RotationSet{})) return {};
   require_given(flags.calibration, "--calibration TEXT to learn from, or --rotations FILE");
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = spread_windows(model, flags.calibration, seqlen, flags.learning.samples);

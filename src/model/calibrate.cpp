@@ -12,6 +12,7 @@
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/rotation.hpp>
 
+#include "model/find_transforms.hpp"
 #include "model/learn.hpp"
 
 namespace dartquant {
@@ -129,9 +130,12 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
   });
 }
 
+bool transforms_layers(Run const& run) { return traits(run.options.method).transforms(); }
+
 bool finds_r2(Run const& run) { return run.options.rotations.r2 && traits(run.options.method).rotates(); }
 
-/// The full-precision pass: fills the pooled R1 sample and, layer by layer, finds the R2 of every run.
+/// The full-precision pass: fills the pooled R1 sample and, layer by layer, finds the R2 and the transforms
+/// of every run.
 ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                               CaptureOptions const& capture, std::vector<Run>& runs) {
   ModelConfig const& config = model.config();
@@ -139,12 +143,17 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
   ActivationSample r1_sample(config.hidden, capture.r1_rows, capture.seed);
   std::optional<ActivationSample> r2_sample;
   bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
+  std::optional<detail::LayerTransformSearch> search;
+  if (std::ranges::any_of(runs, transforms_layers)) search.emplace(cpu, model, tokens, capture);
   ForwardOptions options;
   options.gains = NormGains::folded;
   options.observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
     auto const id = [&](index_t source) { return static_cast<std::uint64_t>(source * tokens + first_token); };
     if (site == Site::q_proj_input) r1_sample.add(X, id(2 * layer));
     if (site == Site::up_proj_input) r1_sample.add(X, id(2 * layer + 1));
+    if (search && search->observe(site, layer, first_token, X))
+      for (Run& run : runs)
+        if (transforms_layers(run)) run.timed([&] { search->find(run.options, run.result); });
     if (site != Site::o_proj_input || !any_r2) return;
     if (!r2_sample) r2_sample.emplace(config.query_channels(), capture.r2_rows, capture.seed);
     r2_sample->add(X, id(layer));
@@ -161,8 +170,8 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
   return r1_sample;
 }
 
-void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, EpochProgress const& progress,
-               Run& run) {
+void finish_r1(Cpu const& cpu, ModelConfig const& config, MatrixView<float const> X, double whip_before,
+               EpochProgress const& progress, Run& run) {
   ModelCalibration& result = run.result;
   find_r1(cpu, X, progress, run);
   result.method = run.options.method;
@@ -171,6 +180,8 @@ void finish_r1(Cpu const& cpu, MatrixView<float const> X, double whip_before, Ep
   result.whip_before = result.whip_after = whip_before;
   if (result.rotations.r1.size() != 0)
     result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
+  for (std::string& note : detail::transform_notes(traits(run.options.method), config, run.options.block))
+    result.notes.push_back(std::move(note));
   run.r1_status.note("R1", result.notes);
   run.r2_status.note("R2", result.notes);
   result.r1_orthogonality = result.rotations.r1_orthogonality();
@@ -202,7 +213,7 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
   };
   for (Run& run : runs) {
     finish_r1(
-        cpu, X, whip_before,
+        cpu, model.config(), X, whip_before,
         [&](CalibrationProgress const& epoch) { report((steps - 1) * epoch.epoch / epoch.epochs); }, run);
     results.push_back(std::move(run.result));
     report(0);

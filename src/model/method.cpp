@@ -14,6 +14,9 @@ using detail::require;
 using enum RotationSource;
 using enum LearnedObjective;
 
+// The paper's, with plain rounding and with learned clipping.
+constexpr double duquant_alpha = 0.6, duquant_lwc_alpha = 0.5;
+
 // One row per method. What is not said is as MethodTraits has it.
 constexpr std::array table{
     MethodTraits{.method = Method::rtn, .name = "rtn", .description = "no rotation: round to nearest"},
@@ -60,6 +63,45 @@ constexpr std::array table{
                  .description = "error of a 4-bit grid by QR-Orth",
                  .source = learned,
                  .objective = quant_error},
+    MethodTraits{.method = Method::smooth,
+                 .name = "smooth",
+                 .description = "DuQuant's smoothing alone, folded",
+                 .smoothing = duquant_alpha},
+    MethodTraits{.method = Method::duquant_rotation,
+                 .name = "duquant-rotation",
+                 .description = "smoothing and one greedy block rotation, online",
+                 .sites = SiteChain::rotation,
+                 .smoothing = duquant_alpha},
+    MethodTraits{.method = Method::duquant_unsmoothed,
+                 .name = "duquant-nosmooth",
+                 .description = "greedy rotation, zigzag, greedy rotation, online, without smoothing",
+                 .sites = SiteChain::duquant},
+    MethodTraits{.method = Method::duquant,
+                 .name = "duquant",
+                 .description = "smoothing, greedy rotation, zigzag, greedy rotation, online",
+                 .sites = SiteChain::duquant,
+                 .smoothing = duquant_alpha},
+    MethodTraits{.method = Method::duquant_lwc,
+                 .name = "duquant+lwc",
+                 .description = "the same with learned clipping of the weights",
+                 .sites = SiteChain::duquant,
+                 .smoothing = duquant_lwc_alpha,
+                 .learned_clip = true},
+    MethodTraits{.method = Method::duquant_released,
+                 .name = "duquant-released",
+                 .description = "duquant as its released code computes it: row index, range",
+                 .sites = SiteChain::duquant_released,
+                 .smoothing = duquant_alpha},
+    MethodTraits{.method = Method::zigzag_hadamard,
+                 .name = "zigzag+had128",
+                 .description = "smoothing, zigzag and a Hadamard transform per block, online",
+                 .sites = SiteChain::zigzag_hadamard,
+                 .smoothing = duquant_alpha},
+    MethodTraits{.method = Method::quarot_heads,
+                 .name = "quarot-heads",
+                 .description = "quarot with a Hadamard transform across the heads before o_proj, online",
+                 .source = random_hadamard,
+                 .sites = SiteChain::heads_hadamard},
 };
 
 constexpr bool in_order() {

@@ -159,6 +159,7 @@ void LearningOptions::validate() const {
 void ModelCalibrationOptions::validate() const {
   r1.validate();
   r2.validate();
+  require(block >= 1, "[ModelCalibrationOptions] block ", block, ": at least one channel is needed");
   MethodTraits const& chosen = traits(method);
   double const rate = std::max(r1.learning_rate, r2.learning_rate);
   require(!chosen.learns() || chosen.rule != LearningRule::procrustes || !(rate > 0),
@@ -169,6 +170,7 @@ void ModelCalibrationOptions::validate() const {
 void CaptureOptions::validate() const {
   require(r1_rows >= 1, "[CaptureOptions] ", r1_rows, " rows for R1: at least one is needed");
   require(r2_rows >= 1, "[CaptureOptions] ", r2_rows, " rows for R2: at least one is needed");
+  require(site_rows >= 1, "[CaptureOptions] ", site_rows, " rows per input: at least one is needed");
 }
 
 }  // namespace dartquant

@@ -55,6 +55,20 @@ void add_folding(ModelConfig const& config, Plan& plan) {
   plan.operations += 2 * 2.0 * hidden * static_cast<double>(config.parameters());  // FP64 counts twice
 }
 
+/// The samples of a layer in float and FP64, two greedy rotations of each input.
+void add_transforms(ModelConfig const& config, ModelCalibrationOptions const& options,
+                    CaptureOptions const& capture, index_t tokens, Plan& plan) {
+  constexpr double steps = 256;
+  index_t const rows = std::min(capture.site_rows, tokens);
+  index_t const channels = 2 * config.hidden + config.query_channels() + config.intermediate;
+  index_t const widest = std::max({config.hidden, config.query_channels(), config.intermediate});
+  plan.memory_bytes += bytes_of(rows, channels, 4) + bytes_of(2 * rows, widest, 8);
+  if (traits(options.method).sites == SiteChain::none) return;
+  double const block = static_cast<double>(std::min(options.block, config.intermediate));
+  double const search = 2 * steps * 2 * block * static_cast<double>(rows) * static_cast<double>(channels);
+  plan.operations += 2 * search * static_cast<double>(config.layers);  // FP64 counts twice
+}
+
 void add_learning(ModelConfig const& config, ModelCalibrationOptions const& options,
                   CaptureOptions const& capture, index_t tokens, Plan& plan) {
   index_t const r1_rows = std::min(capture.r1_rows, 2 * config.layers * tokens);
@@ -64,7 +78,9 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
                        bytes_of(2 * r2_rows, config.query_channels(), 4) +
                        bytes_of(12 * config.hidden, config.hidden, 8) +
                        bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
-  if (!traits(options.method).learns()) return;
+  MethodTraits const& method = traits(options.method);
+  if (method.transforms()) add_transforms(config, options, capture, tokens, plan);
+  if (!method.learns()) return;
   constexpr double steps = 160, batch = 4096;
   auto const cost = [&](double channels) {
     return steps * (4 * batch * channels * channels + 7 * channels * channels * channels);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,7 +19,15 @@ enum class Method {
   kurtosis,
   variance,
   peak,
-  quant_error
+  quant_error,
+  smooth,
+  duquant_rotation,
+  duquant_unsmoothed,
+  duquant,
+  duquant_lwc,
+  duquant_released,
+  zigzag_hadamard,
+  quarot_heads
 };
 
 /// Where the rotations of a method come from.
@@ -38,8 +47,16 @@ enum class LearningRule {
   cayley       ///< calibrate/cayley.hpp
 };
 
-/// What is folded at the inputs of the linear layers besides the rotations.
-enum class SiteChain { none };
+/// What runs online at the inputs of the linear maps besides the rotations: see LayerTransforms. Those that
+/// are found on activations (all but heads_hadamard) take the basis as it is, so they go with no rotation.
+enum class SiteChain {
+  none,
+  rotation,          ///< one greedy block rotation
+  duquant,           ///< greedy rotation, zigzag, greedy rotation
+  duquant_released,  ///< the same as DuQuant's released code computes it: row as index, range as peak
+  zigzag_hadamard,   ///< zigzag, then one Hadamard transform per block
+  heads_hadamard     ///< only at o_proj: a Hadamard transform across the heads
+};
 
 /// One row of the table of methods.
 struct MethodTraits {
@@ -50,9 +67,18 @@ struct MethodTraits {
   LearnedObjective objective = LearnedObjective::whip;  ///< of learned rotations
   LearningRule rule = LearningRule::qr_orth;            ///< of learned rotations
   SiteChain sites = SiteChain::none;
+  std::optional<double> smoothing{};  ///< alpha of DuQuant's smoothing of the four inputs; absent: none
+  /// Its weights are rounded in ranges that are learned, whatever rounding was asked for.
+  bool learned_clip = false;
 
   [[nodiscard]] constexpr bool rotates() const { return source != RotationSource::none; }
   [[nodiscard]] constexpr bool learns() const { return source == RotationSource::learned; }
+  /// Finds transforms or scales of single layers.
+  [[nodiscard]] constexpr bool transforms() const { return sites != SiteChain::none || smoothing; }
+  /// Whether the seed changes the result.
+  [[nodiscard]] constexpr bool seeded() const {
+    return rotates() || (sites != SiteChain::none && sites != SiteChain::zigzag_hadamard);
+  }
 };
 
 /// All methods, in the order of the enum.

@@ -36,6 +36,9 @@ struct ModelCalibrationOptions {
   RotationSet rotations{.r1 = true, .r2 = true};  ///< R3 and R4 are never learned and ignored here
   std::uint64_t seed = 0;  ///< of the initial Hadamard matrices and of the order of the batches
   LearningOptions r1{}, r2{};
+  /// Channels of a block of the transforms of single layers; where it does not divide them, the largest
+  /// smaller block that does.
+  index_t block = 128;
 
   /// Errors: InvalidArgument.
   void validate() const;
@@ -44,13 +47,23 @@ struct ModelCalibrationOptions {
 /// The bounded, seeded sample that calibration keeps of one full-precision pass (gains folded, unrotated),
 /// one layer in memory at a time. Every row of a site has the same chance to be kept.
 struct CaptureOptions {
-  index_t r1_rows = 65536;  ///< rows kept of the q_proj and up_proj inputs of all layers, pooled
-  index_t r2_rows = 16384;  ///< rows kept of a layer's o_proj inputs; dropped once its R2 are found
+  index_t r1_rows = 65536;   ///< rows kept of the q_proj and up_proj inputs of all layers, pooled
+  index_t r2_rows = 16384;   ///< rows kept of a layer's o_proj inputs; dropped once its R2 are found
+  index_t site_rows = 1024;  ///< rows kept of each input of a layer that gets a transform of its own
   std::uint64_t seed = 0;
   Progress progress{};  ///< stages "capture" (layers) and "calibrate" (runs)
 
   /// Errors: InvalidArgument.
   void validate() const;
+};
+
+/// A transform that was found for one input of one layer.
+struct TransformSummary {
+  Site site{};
+  index_t layer = 0, block = 0;
+  double largest_before = 0, largest_after = 0;  ///< max |x| of the sample, smoothed
+  /// DuQuant's measure of how unevenly outliers lie, before and after the (last) permutation; 0 without one.
+  double block_mean_variance_before = 0, block_mean_variance_after = 0;
 };
 
 /// Rotations and how they were found.
@@ -67,6 +80,7 @@ struct ModelCalibration {
   /// 0.475 uniform, both at unit RMS.
   double whip_before = 0, whip_after = 0;
   double r1_orthogonality = 0, r2_orthogonality = 0;  ///< see Rotations
+  std::vector<TransformSummary> transforms{};         ///< layer by layer, in the order of the sites
   index_t r1_sample_rows = 0;                         ///< rows that R1 saw
   double seconds = 0;                                 ///< spent on learning, without the capture
   std::vector<std::string> notes{};  ///< sentences where a rotation did not learn as it should
