@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <chrono>
+#include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,28 +10,33 @@
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/version.hpp>
 
 #include "commands.hpp"
 #include "comparison.hpp"
+#include "experiment.hpp"
+#include "facts.hpp"
 #include "flags.hpp"
+#include "html_report.hpp"
 #include "output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "units.hpp"
 #include "windows.hpp"
 
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
-    "Example:\n"
-    "  dartquant compare my-model --calibration train.txt --text test.txt --methods "
-    "rtn,quarot,dartquant,uniformity \\\n"
-    "    --rotations r1,r2,r3,r4 --scheme w4a4kv4,w16a4 --seeds 3 --json results.json\n\n"
-    "Rounds the model in memory with the rotations of every method and seed, and measures each on the same "
-    "text.\n"
-    "rtn is the model without any rotation; it has no seed and appears once. The activations are captured "
-    "once for\n"
-    "all methods. Spread is the standard deviation over seeds; * marks the best mean of a scheme.";
+constexpr char const* example = R"(Example:
+  dartquant compare my-model --calibration train.txt --text test.txt --rotations r1,r2,r3,r4 \
+    --methods rtn,quarot,dartquant,uniformity --scheme w4a4kv4,w16a4 --seeds 5 --html report.html
+
+Rounds the model in memory with the rotations of every method and seed, and measures each on the same text.
+rtn is the model without any rotation; it has no seed and appears once. The activations are captured once
+for all methods. Spread is the standard deviation over seeds; * marks the best mean of a scheme. `against` is
+the change of perplexity against --baseline, seed by seed, with its 95 % confidence interval (over windows of
+text where there is one seed), `gap closed` the share of the way from the baseline to the original. The error
+of a site is sum |x - Q(x)|^2 / sum |x|^2 of what is rounded there, mean over layers, first seed.)";
 
 struct CompareFlags {
   CommonFlags common;
@@ -41,6 +45,8 @@ struct CompareFlags {
   LearningFlags learning;
   SchemeFlags scheme{.scheme = "w4a4kv4"};
   std::string methods = "rtn,quarot,dartquant,uniformity", rotations = "r1,r2,r3,r4";
+  std::string baseline, csv, html;
+  std::string command;  ///< as it was given
   index_t seeds = 1;
 };
 
@@ -53,10 +59,11 @@ std::vector<std::string> split(std::string const& list) {
   return parts;
 }
 
-std::vector<Scheme> parse_schemes(std::string const& list) {
-  std::vector<Scheme> schemes;
-  for (std::string const& text : split(list)) schemes.push_back(Scheme::parse(text));
-  return schemes;
+std::vector<Quantization> parse_schemes(SchemeFlags const& flags) {
+  std::vector<Quantization> quantizations;
+  for (std::string const& text : split(flags.scheme))
+    quantizations.push_back(flags.quantization(Scheme::parse(text)));
+  return quantizations;
 }
 
 /// One per method and seed; once where the seed changes nothing.
@@ -74,23 +81,37 @@ std::vector<ModelCalibrationOptions> plan_runs(CompareFlags const& flags, Rotati
   return runs;
 }
 
-struct Setup {
-  Cpu cpu;
-  Model model;
-  TokenWindows learn, measure;
-  RotationSet rotations;
-  std::vector<Scheme> schemes;
-  std::vector<ModelCalibrationOptions> runs;
-};
+/// The method that the others are compared with: the given one, else quarot, else the first.
+Method reference_of(CompareFlags const& flags, std::vector<ModelCalibrationOptions> const& runs) {
+  auto const among = [&](Method method) {
+    return std::any_of(runs.begin(), runs.end(), [&](auto const& run) { return run.method == method; });
+  };
+  if (flags.baseline.empty()) return among(Method::quarot) ? Method::quarot : runs.front().method;
+  Method const method = parse_method(flags.baseline);
+  detail::require(among(method), "--baseline ", flags.baseline, " is not among --methods ", flags.methods,
+                  ": add it there");
+  return method;
+}
 
-Setup prepare(CompareFlags const& flags) {
+/// No output is an input or another output.
+void check_outputs(CompareFlags const& flags) {
+  std::string const &json = flags.common.json, &text = flags.source.file(), &learn = flags.calibration.file();
+  check_output_file(json, flags.common.model, {learn, text});
+  check_output_file(flags.csv, flags.common.model, {learn, text});
+  check_output_file(flags.html, flags.common.model, {learn, text});
+  for (auto const& [a, b] : {std::pair{json, flags.csv}, {json, flags.html}, {flags.csv, flags.html}})
+    detail::require(a.empty() || std::filesystem::weakly_canonical(a) != std::filesystem::weakly_canonical(b),
+                    a, " would be written twice: give every output a file of its own");
+}
+
+Experiment prepare(CompareFlags const& flags) {
   RotationSet const rotations = RotationSet::parse(flags.rotations);
-  std::vector<Scheme> schemes = parse_schemes(flags.scheme.scheme);
-  for (Scheme const& scheme : schemes) flags.scheme.quantization(scheme).validate();
+  std::vector<Quantization> quantizations = parse_schemes(flags.scheme);
   std::vector<ModelCalibrationOptions> runs = plan_runs(flags, rotations);
   require_given(flags.calibration, "--calibration TEXT or --calibration-tokens FILE.npy");
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
-  check_output_file(flags.common.json, flags.common.model, {flags.calibration.file(), flags.source.file()});
+  Method const reference = reference_of(flags, runs);
+  check_outputs(flags);
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
   return {flags.common.cpu(),
@@ -98,84 +119,85 @@ Setup prepare(CompareFlags const& flags) {
           spread_windows(model, flags.calibration, seqlen, flags.learning.samples),
           first_windows(model, flags.source, seqlen, flags.windows),
           rotations,
-          std::move(schemes),
-          std::move(runs)};
+          std::move(quantizations),
+          std::move(runs),
+          flags.learning.capture(flags.common.seed, {}),
+          reference};
 }
 
-void announce(CompareFlags const& flags, Setup const& setup) {
-  CaptureOptions const capture = flags.learning.capture(flags.common.seed, {});
+void announce(CompareFlags const& flags, Experiment const& experiment) {
   Plan total;
   auto const add = [&](Plan const& part, double times) {
     total.memory_bytes = std::max(total.memory_bytes, part.memory_bytes);
     total.seconds += times * part.seconds;
   };
-  index_t const seqlen = setup.learn.cols();
-  double const evaluations = static_cast<double>(setup.runs.size() * setup.schemes.size());
-  add(plan(setup.cpu, setup.model, Job::evaluate, setup.measure.rows(), seqlen), evaluations + 2);
-  Quantization const quantization = flags.scheme.quantization(setup.schemes.front());
-  if (quantization.weights().needs_text())
-    add(plan(setup.cpu, setup.model, Job::round, setup.learn.rows(), seqlen), evaluations);
+  index_t const seqlen = experiment.learn.cols();
+  double const evaluations = static_cast<double>(experiment.runs.size() * experiment.quantizations.size());
+  add(plan(experiment.cpu, experiment.model, Job::evaluate, experiment.measure.rows(), seqlen),
+      evaluations + 2);
+  if (experiment.quantizations.front().weights().needs_text())
+    add(plan(experiment.cpu, experiment.model, Job::round, experiment.learn.rows(), seqlen), evaluations);
   auto const learns = [](ModelCalibrationOptions const& run) {
     return traits(run.method).learns() || traits(run.method).transforms();
   };
-  auto const learned = std::count_if(setup.runs.begin(), setup.runs.end(), learns);
+  auto const learned = std::count_if(experiment.runs.begin(), experiment.runs.end(), learns);
   if (learned > 0)
-    add(plan(setup.cpu, setup.model, Job::calibrate, setup.learn.rows(), seqlen,
-             *std::find_if(setup.runs.begin(), setup.runs.end(), learns), capture),
+    add(plan(experiment.cpu, experiment.model, Job::calibrate, experiment.learn.rows(), seqlen,
+             *std::find_if(experiment.runs.begin(), experiment.runs.end(), learns), experiment.capture),
         static_cast<double>(learned));
   print_plan(flags.common,
              fmt::format("{} calibrations on {} windows, {} evaluations on {} windows of {} tokens",
-                         setup.runs.size(), setup.learn.rows(), evaluations, setup.measure.rows(), seqlen),
+                         experiment.runs.size(), experiment.learn.rows(), evaluations,
+                         experiment.measure.rows(), seqlen),
              total);
 }
 
-Result measure(Setup const& setup, CompareFlags const& flags, ModelCalibration const& found, Scheme scheme,
-               Baseline const& baseline, Progress progress) {
-  auto const started = std::chrono::steady_clock::now();
-  RotationSet const active = traits(found.method).rotates() ? setup.rotations : RotationSet{};
-  ForwardOptions options = forward_options(found, active, flags.scheme.quantization(scheme));
-  options.hessian_windows = &setup.learn;
-  options.progress = std::move(progress);
-  Evaluation const evaluation = evaluate(setup.cpu, setup.model, setup.measure, options, &baseline);
-  double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  return {found.method, scheme, active, found.seed, evaluation, found.whip_after, found.seconds, seconds};
+void gather_facts(Experiment const& experiment, CompareFlags const& flags, Comparison& comparison) {
+  LearningFlags const& learning = flags.learning;
+  comparison.facts = {
+      {"command", flags.command},
+      model_fact(experiment.model),
+      text_fact("learned on", flags.calibration.file(), experiment.learn),
+      text_fact("measured on", flags.source.file(), experiment.measure),
+      {"rotations", experiment.rotations.name()},
+      {"seeds", fmt::format("{}, from {} on", flags.seeds, flags.common.seed)},
+      {"rows learned from",
+       fmt::format("{} for R1, {} per layer for R2", learning.r1_rows, learning.r2_rows)},
+      rounding_fact(experiment.quantizations.front()),
+      {"intervals",
+       "95 %, Student's t: over seeds for the luck of the rotation, over windows for the luck of the text; "
+       "differences are paired, seed by seed and window by window"},
+      {"memory", "largest resident memory of the process during the learning of R1 or an evaluation; " +
+                     (comparison.capture_peak > 0
+                          ? format_bytes(comparison.capture_peak) + " in the capture that all methods share"
+                          : std::string("not measured: the system does not allow it"))},
+      {"program", "dartquant " + version()}};
+}
+
+void write_reports(Experiment const& experiment, CompareFlags const& flags, ProgressDisplay& progress,
+                   Comparison& comparison) {
+  write_json(flags.common.json, to_json(comparison));
+  if (!flags.csv.empty()) write_text(flags.csv, to_csv(comparison));
+  if (flags.html.empty()) return;
+  draw_portraits(experiment, progress, comparison);
+  gather_facts(experiment, flags, comparison);
+  write_text(flags.html, to_html(comparison));
 }
 
 void run(CompareFlags const& flags) {
-  Setup const setup = prepare(flags);
-  announce(flags, setup);
+  Experiment const experiment = prepare(flags);
+  announce(flags, experiment);
   ProgressDisplay progress(flags.common.detail());
-  progress.start("original");
-  Baseline const baseline = baseline_of(setup.cpu, setup.model, setup.measure, progress.callback());
-  Comparison comparison;
-  ForwardOptions plain;
-  plain.progress = progress.callback();
-  comparison.baseline = evaluate(setup.cpu, setup.model, setup.measure, plain);
-  progress.finish();
-  progress.start("calibrate");
-  std::vector<ModelCalibration> const found =
-      calibrate_all(setup.cpu, setup.model, setup.learn, setup.runs,
-                    flags.learning.capture(flags.common.seed, progress.callback()));
-  progress.finish();
-  if (!found.empty()) comparison.whip_before = found.front().whip_before;
-
-  index_t const count = static_cast<index_t>(found.size() * setup.schemes.size());
-  for (Scheme const& scheme : setup.schemes)
-    for (ModelCalibration const& one : found) {
-      progress.start(fmt::format("{} {} seed {}", scheme.name(), dartquant::name_of(one.method), one.seed),
-                     static_cast<index_t>(comparison.results.size()), count);
-      comparison.results.push_back(measure(setup, flags, one, scheme, baseline, progress.callback()));
-      progress.finish(fmt::format("perplexity {:.4f}", comparison.results.back().evaluation.perplexity));
-    }
-  write_json(flags.common.json, to_json(comparison));
+  Comparison comparison = program::run(experiment, progress);
+  write_reports(experiment, flags, progress, comparison);
   fmt::print("{}, {} windows of {} tokens, rotations {}, learned on {} windows, {} {}\n\n{}",
-             name_of(setup.model), setup.measure.rows(), setup.measure.cols(), setup.rotations.name(),
-             setup.learn.rows(), flags.seeds, flags.seeds == 1 ? "seed" : "seeds",
-             comparison_table(comparison));
-  for (ModelCalibration const& one : found)
+             comparison.model, experiment.measure.rows(), experiment.measure.cols(),
+             experiment.rotations.name(), experiment.learn.rows(), flags.seeds,
+             flags.seeds == 1 ? "seed" : "seeds", comparison_table(comparison));
+  for (ModelCalibration const& one : comparison.calibrations)
     for (std::string const& note : one.notes)
       fmt::print("note: {} seed {}: {}\n", dartquant::name_of(one.method), one.seed, note);
-  if (!comparison.results.empty()) fmt::print("{}", describe(comparison.results.back().evaluation.notes));
+  fmt::print("{}", describe(comparison.results.back().evaluation.notes));
 }
 
 }  // namespace
@@ -196,6 +218,12 @@ void add_compare(CLI::App& program) {
       ->type_name("N")
       ->check(at_least(1))
       ->capture_default_str();
+  command
+      ->add_option("--baseline", flags->baseline,
+                   "the method that the others are compared with; default quarot, or the first")
+      ->type_name("METHOD");
+  command->add_option("--csv", flags->csv, "write one line per method, scheme and seed to this file")
+      ->type_name("FILE");
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
   command->add_option("--windows,--chunks", flags->windows, "measure on the first N windows; 0: all")
@@ -204,8 +232,13 @@ void add_compare(CLI::App& program) {
       ->capture_default_str();
   add_scheme_flags(*command, flags->scheme, "bits of weights, activations and KV cache; several with commas");
   add_learning_flags(*command, flags->learning);
+  command->add_option("--html", flags->html, "write a page with tables and pictures to this file")
+      ->type_name("FILE");
   command->footer(example);
-  command->callback([flags] { run(*flags); });
+  command->callback([flags, command] {
+    flags->command = command_line(*command);
+    run(*flags);
+  });
 }
 
 }  // namespace dartquant::program

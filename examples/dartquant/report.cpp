@@ -150,10 +150,14 @@ std::string describe(std::vector<std::string> const& notes) {
   return text;
 }
 
-void write_json(std::string const& file, Json const& report) {
+void write_text(std::string const& file, std::string_view text) {
   if (file.empty()) return;
   TemporaryFiles const guard;
-  write_file_atomically(file, report.dump(2) + "\n");
+  write_file_atomically(file, text);
+}
+
+void write_json(std::string const& file, Json const& report) {
+  write_text(file, report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace dartquant::program

@@ -43,7 +43,9 @@ void print_plan(CommonFlags const& flags, std::string_view what, Plan const& pla
 /// Where the locale has it, the sign of plus or minus.
 [[nodiscard]] std::string_view plus_minus();
 
-/// Writes the report, whole or not at all; nothing when `file` is empty.
+/// Writes the text, whole or not at all; nothing when `file` is empty.
+void write_text(std::string const& file, std::string_view text);
+/// The same for a report. Bytes that are no UTF-8 (of a file name) are replaced.
 void write_json(std::string const& file, Json const& report);
 
 }  // namespace dartquant::program

@@ -81,27 +81,23 @@ void DecoderLayer::observe(Site site, MatrixView<float const> X) const {
   if (options_.observer) options_.observer(site, layer_, first_token_, X);
 }
 
-LinearInput DecoderLayer::quantize_activations(MatrixView<float> X, Granularity granularity) const {
-  Quantization const& quantization = options_.quantization;
-  QuantizeOptions const options{.bits = quantization.scheme.activations,
-                                .granularity = granularity,
-                                .symmetry = quantization.activation_symmetry,
-                                .clip_ratio = quantization.activation_clip};
-  if (integer_products(quantization)) {
-    if (options.bits <= 4) return quantize(cpu_, X, options);
-    return quantize_int8(cpu_, X, options);
+LinearInput DecoderLayer::quantize_activations(MatrixView<float> X, Site site) const {
+  auto const options = options_.quantization.at(site, config_.head_dim);
+  if (!options) return X;
+  if (integer_products(options_.quantization)) {
+    if (options->bits <= 4) return quantize(cpu_, X, *options);
+    return quantize_int8(cpu_, X, *options);
   }
-  if (options.bits < 16) fake_quantize(cpu_, X, options);
+  fake_quantize(cpu_, X, *options);
   return X;
 }
 
-void DecoderLayer::quantize_cache(MatrixView<float> X) const {
-  if (options_.quantization.scheme.kv == 16) return;
-  QuantizeOptions options = kv_options(options_.quantization.scheme.kv, config_.head_dim);
-  options.clip_ratio = options_.quantization.kv_clip;
-  if (!integer_products(options_.quantization)) fake_quantize(cpu_, X, options);
-  else if (options.bits <= 4) through_levels<4>(cpu_, X, options);
-  else through_levels<8>(cpu_, X, options);
+void DecoderLayer::quantize_cache(MatrixView<float> X, Site site) const {
+  auto const options = options_.quantization.at(site, config_.head_dim);
+  if (!options) return;
+  if (!integer_products(options_.quantization)) fake_quantize(cpu_, X, *options);
+  else if (options->bits <= 4) through_levels<4>(cpu_, X, *options);
+  else through_levels<8>(cpu_, X, *options);
 }
 
 void DecoderLayer::multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const {
@@ -159,7 +155,7 @@ void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t fi
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
   if (auto const& transform = weights_->transforms->q_proj_input) transform->apply(cpu_, X);
   if (!observe_input(Site::q_proj_input, X)) return;
-  LinearInput const input = quantize_activations(X, per_row);
+  LinearInput const input = quantize_activations(X, Site::q_proj_input);
   multiply(Linear::q_proj, input, 0, Q);
   multiply(Linear::k_proj, input, 0, K);
   multiply(Linear::v_proj, input, 0, V);
@@ -168,14 +164,12 @@ void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t fi
   rotate_keys(Q, K);
   observe(Site::key, K);
   observe(Site::value, V);
-  quantize_cache(K);
-  quantize_cache(V);
+  quantize_cache(K, Site::key);
+  quantize_cache(V, Site::value);
   attention(cpu_, config_, tokens_, Q, K, V, A);
   if (auto const& transform = weights_->transforms->o_proj_input) transform->apply(cpu_, A);
   if (!observe_input(Site::o_proj_input, A)) return;
-  bool const per_head = options_.quantization.o_proj_input == Quantization::OutputInput::per_head;
-  multiply(Linear::o_proj, quantize_activations(A, per_head ? per_group(config_.head_dim) : per_row), 1,
-           hidden);
+  multiply(Linear::o_proj, quantize_activations(A, Site::o_proj_input), 1, hidden);
 }
 
 void DecoderLayer::feed_forward(LayerWeights const& weights, index_t layer, index_t first_token,
@@ -188,7 +182,7 @@ void DecoderLayer::feed_forward(LayerWeights const& weights, index_t layer, inde
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
   if (auto const& transform = weights_->transforms->up_proj_input) transform->apply(cpu_, X);
   if (!observe_input(Site::up_proj_input, X)) return;
-  LinearInput const input = quantize_activations(X, per_row);
+  LinearInput const input = quantize_activations(X, Site::up_proj_input);
   multiply(Linear::gate_proj, input, 0, G);
   multiply(Linear::up_proj, input, 0, U);
   cpu_.parallel_for(rows, 32, [&](index_t first, index_t last) {
@@ -198,7 +192,7 @@ void DecoderLayer::feed_forward(LayerWeights const& weights, index_t layer, inde
   if (auto const& own = weights_->transforms->down_proj_input; has_steps(own)) own->apply(cpu_, G);
   else if (r4_) r4_->apply(cpu_, G);
   if (!observe_input(Site::down_proj_input, G)) return;
-  multiply(Linear::down_proj, quantize_activations(G, per_row), 1, hidden);
+  multiply(Linear::down_proj, quantize_activations(G, Site::down_proj_input), 1, hidden);
 }
 
 }  // namespace dartquant::detail

@@ -59,8 +59,8 @@ class DecoderLayer {
   [[nodiscard]] bool observe_input(Site site, MatrixView<float const> X) const;
   void observe(Site site, MatrixView<float const> X) const;
   /// Quantized once for all maps that read it; floats are rounded in place.
-  [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Granularity granularity) const;
-  void quantize_cache(MatrixView<float> X) const;
+  [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Site site) const;
+  void quantize_cache(MatrixView<float> X, Site site) const;
   void rotate_keys(MatrixView<float> Q, MatrixView<float> K) const;
   /// Y <- X W^T + bias, added to Y where `beta` is 1.
   void multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const;

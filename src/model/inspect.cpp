@@ -3,7 +3,7 @@
 #include <array>
 #include <cmath>
 
-#include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/site_statistics.hpp>
 
 namespace dartquant {
 namespace {
@@ -12,6 +12,8 @@ namespace {
 struct Moments {
   double squares = 0, fourths = 0, largest = 0, peak_ratio = 0, whip = 0;
   index_t values = 0, tokens = 0;
+  std::array<index_t, histogram_bins + 2> histogram{};
+  Eigen::ArrayXd channel_squares{};  ///< of tokens at unit RMS [channels]; empty before the first token
 
   void add_token(Eigen::Ref<Eigen::ArrayXd const> const& x) {
     Eigen::ArrayXd const squared = x.square();
@@ -25,6 +27,16 @@ struct Moments {
     ++tokens;
     peak_ratio += peak / rms;
     whip += (-x.abs() / rms).exp().mean();
+    add_shape(x / rms);
+  }
+  void add_shape(Eigen::Ref<Eigen::ArrayXd const> const& x) {
+    if (channel_squares.size() == 0) channel_squares.setZero(x.size());
+    channel_squares += x.square();
+    constexpr double per_unit = histogram_bins / (2 * histogram_limit);
+    for (double const value : x) {
+      double const bin = std::floor((value + histogram_limit) * per_unit) + 1;
+      ++histogram[static_cast<std::size_t>(std::clamp(bin, 0.0, histogram_bins + 1.0))];
+    }
   }
   void add(Moments const& other) {
     squares += other.squares;
@@ -34,6 +46,9 @@ struct Moments {
     whip += other.whip;
     values += other.values;
     tokens += other.tokens;
+    for (std::size_t bin = 0; bin < histogram.size(); ++bin) histogram[bin] += other.histogram[bin];
+    if (channel_squares.size() == 0) channel_squares = other.channel_squares;
+    else if (other.channel_squares.size() != 0) channel_squares += other.channel_squares;
   }
 };
 
@@ -60,7 +75,10 @@ SiteStatistics summarize(Site site, index_t layer, Moments const& moments) {
   if (moments.tokens > 0) {
     result.max_over_rms = moments.peak_ratio / static_cast<double>(moments.tokens);
     result.whip = moments.whip / static_cast<double>(moments.tokens);
+    Eigen::ArrayXd const channels = (moments.channel_squares / static_cast<double>(moments.tokens)).sqrt();
+    result.channel_rms.assign(channels.begin(), channels.end());
   }
+  result.histogram.assign(moments.histogram.begin(), moments.histogram.end());
   return result;
 }
 

@@ -106,6 +106,21 @@ void detail::require_text(WeightQuantization const& weights, TokenWindows const*
           "windows of the calibration text");
 }
 
+std::optional<QuantizeOptions> Quantization::at(Site site, index_t head_dim) const {
+  bool const cache = site == Site::key || site == Site::value;
+  if ((cache ? scheme.kv : scheme.activations) == 16) return std::nullopt;
+  if (cache) {
+    QuantizeOptions options = kv_options(scheme.kv, head_dim);
+    options.clip_ratio = kv_clip;
+    return options;
+  }
+  bool const per_head = site == Site::o_proj_input && o_proj_input == OutputInput::per_head;
+  return QuantizeOptions{.bits = scheme.activations,
+                         .granularity = per_head ? per_group(head_dim) : per_row,
+                         .symmetry = activation_symmetry,
+                         .clip_ratio = activation_clip};
+}
+
 void Quantization::validate() const {
   weights().validate();
   for (int const bits : {scheme.activations, scheme.kv})

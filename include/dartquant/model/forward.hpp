@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,9 @@ struct Quantization {
     return {scheme.weights,  weight_group, weight_clip,   weight_symmetry,
             weight_rounding, weight_order, weight_damping};
   }
+  /// How the values of a site [tokens, channels] are rounded; nothing where the scheme leaves them as they
+  /// are.
+  [[nodiscard]] std::optional<QuantizeOptions> at(Site site, index_t head_dim) const;
   /// Errors: InvalidArgument.
   void validate() const;
 };

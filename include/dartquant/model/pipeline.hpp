@@ -13,6 +13,7 @@
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
 #include <dartquant/model/method.hpp>
+#include <dartquant/model/site_statistics.hpp>
 
 namespace dartquant {
 
@@ -145,21 +146,6 @@ struct FoldCheck {
 /// when the vocabularies differ.
 [[nodiscard]] FoldCheck check_fold(Cpu const& cpu, Model const& original, Model const& folded,
                                    TokenWindows const& windows, double bound = 1e-4);
-
-/// The distribution of the activations of one site of one layer.
-struct SiteStatistics {
-  Site site;
-  index_t layer = 0;
-  double rms = 0, max = 0;  ///< over all values; max of |x|
-  double kurtosis = 0;      ///< excess: m4 / m2^2 - 3
-  double max_over_rms = 0;  ///< mean over tokens of max |x| / RMS
-  double whip = 0;          ///< mean of exp(-|x| / RMS), per channel, tokens scaled to unit RMS
-};
-
-/// Statistics of every site of every layer over `windows`, in full precision, gains folded, with the
-/// rotations of `options` (none by default). Exact over all tokens; one layer in memory at a time.
-[[nodiscard]] std::vector<SiteStatistics> inspect(Cpu const& cpu, Model const& model,
-                                                  TokenWindows const& windows, ForwardOptions options = {});
 
 /// A job, for `plan`.
 enum class Job { inspect, calibrate, fold, evaluate, round };

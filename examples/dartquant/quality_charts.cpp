@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quality_charts.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/core.h>
+
+#include "svg_chart.hpp"
+#include "units.hpp"
+
+namespace dartquant::program {
+namespace {
+
+using Anchor = Svg::Anchor;
+using Methods = std::vector<MethodSummary const*>;
+
+constexpr double width = 520, left = 112, row_height = 26, top = 26;
+
+Methods best_first(SchemeSummary const& scheme) {
+  Methods methods;
+  for (MethodSummary const& method : scheme.methods) methods.push_back(&method);
+  std::stable_sort(methods.begin(), methods.end(), [](MethodSummary const* a, MethodSummary const* b) {
+    return a->perplexity.mean < b->perplexity.mean;
+  });
+  return methods;
+}
+
+double median(std::vector<double> values) {
+  auto const middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// The end of an axis of perplexity: the worst method, unless it would squeeze all others.
+double highest_shown(SchemeSummary const& scheme, double lowest) {
+  std::vector<double> means;
+  for (MethodSummary const& method : scheme.methods) means.push_back(method.perplexity.mean);
+  double const limit = lowest + 2.5 * (median(means) - lowest);
+  double highest = lowest;
+  for (MethodSummary const& method : scheme.methods) {
+    if (method.perplexity.mean > limit) continue;
+    highest = std::max(highest, method.perplexity.mean);
+    if (method.perplexity.has_interval())
+      highest = std::max(highest, std::min(method.perplexity.high, limit));
+    for (Result const& seed : method.seeds)
+      highest = std::max(highest, std::min(seed.evaluation.perplexity, limit));
+  }
+  return highest + 0.04 * (highest - lowest);
+}
+
+std::string describe_interval(Estimate const& value, double factor, int decimals) {
+  std::string text = fmt::format("{:.{}f}", factor * value.mean, decimals);
+  if (value.has_interval())
+    text += fmt::format(" [{:.{}f}, {:.{}f}]", factor * value.low, decimals, factor * value.high, decimals);
+  return text;
+}
+
+void whisker(Svg& svg, Axis const& x, double y, Estimate const& value, double factor,
+             std::string const& look) {
+  if (!value.has_interval()) return;
+  svg.line(x.at(factor * value.low), y, x.at(factor * value.high), y, look);
+}
+
+/// A value beyond the axis: an arrow at its end.
+void arrow(Svg& svg, double x, double y, double direction, std::string const& look) {
+  svg.curve({{x - 7 * direction, y - 5}, {x, y}, {x - 7 * direction, y + 5}}, "arrow " + look);
+}
+
+void mark(Svg& svg, Axis const& x, double y, double value, std::string const& look,
+          std::string const& tooltip) {
+  if (x.holds(value)) svg.circle(x.at(value), y, 5, "dot " + look, tooltip);
+  else arrow(svg, x.at(value), y, x.at(value) > (x.first() + x.last()) / 2 ? 1 : -1, look);
+}
+
+}  // namespace
+
+std::string look_of(MethodSummary const& method, SchemeSummary const& scheme, Comparison const& comparison) {
+  if (&method == &scheme.best()) return "best";
+  return method.method() == comparison.reference ? "reference" : "other";
+}
+
+std::string perplexity_chart(SchemeSummary const& scheme, Comparison const& comparison) {
+  Methods const methods = best_first(scheme);
+  double const bottom = top + row_height * static_cast<double>(methods.size()) + 8,
+               original = comparison.baseline.perplexity;
+  Svg svg(width, bottom + 38, "Perplexity of every method");
+  double const lowest = std::min(original, methods.front()->perplexity.mean);
+  Axis const x(lowest - 0.02 * (highest_shown(scheme, lowest) - lowest), highest_shown(scheme, lowest), left,
+               width - 84);
+  svg.bottom_axis(x, top, bottom, 5, "perplexity, lower is better");
+  svg.line(x.at(original), top - 6, x.at(original), bottom, "original-line");
+  svg.text(x.at(original) - 2, top - 11, Anchor::start, "note", fmt::format("original {:.3f}", original));
+  if (MethodSummary const* const reference = scheme.reference(comparison))
+    svg.line(x.at(reference->perplexity.mean), top, x.at(reference->perplexity.mean), bottom,
+             "reference-line");
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    MethodSummary const& method = *methods[i];
+    std::string const look = look_of(method, scheme, comparison);
+    double const y = top + row_height * (static_cast<double>(i) + 0.5) + 4;
+    svg.text(left - 10, y + 4, Anchor::end, "label " + look, method.name());
+    whisker(svg, x, y, method.perplexity, 1, "whisker " + look);
+    for (Result const& seed : method.seeds)
+      if (x.holds(seed.evaluation.perplexity) && method.seeds.size() > 1)
+        svg.circle(x.at(seed.evaluation.perplexity), y, 2.2, "seed " + look,
+                   fmt::format("seed {}: {:.4f}", seed.seed, seed.evaluation.perplexity));
+    mark(svg, x, y, method.perplexity.mean, look,
+         method.name() + ": " + describe_interval(method.perplexity, 1, 4));
+    svg.text(width - 4, y + 4, Anchor::end, "value " + look, fmt::format("{:.4f}", method.perplexity.mean));
+  }
+  return svg.text();
+}
+
+std::string change_chart(SchemeSummary const& scheme, Comparison const& comparison) {
+  Methods methods = best_first(scheme);
+  std::erase_if(methods, [](MethodSummary const* method) { return !method->change; });
+  if (methods.empty()) return {};
+  std::vector<double> sizes;
+  for (MethodSummary const* method : methods) sizes.push_back(std::abs(100 * method->change->mean));
+  double const limit = std::max(3.5 * median(sizes), 1e-6);
+  double reach = 0;
+  for (MethodSummary const* method : methods)
+    for (Estimate const& value : {*method->change, *method->change_over_windows}) {
+      if (std::abs(100 * value.mean) > limit) continue;
+      for (double const end : {value.mean, value.low, value.high})
+        if (!std::isnan(end)) reach = std::max(reach, std::min(std::abs(100 * end), limit));
+    }
+  double const bottom = top + row_height * static_cast<double>(methods.size()) + 4;
+  Svg svg(width, bottom + 38, "Paired differences of perplexity");
+  Axis const x(-1.06 * reach, 1.06 * reach, left, width - 130);
+  svg.bottom_axis(
+      x, top - 6, bottom, 5,
+      fmt::format("change of perplexity against {}, %", dartquant::name_of(comparison.reference)));
+  svg.line(x.at(0), top - 8, x.at(0), bottom, "zero-line");
+  svg.text(x.at(0) - 8, top - 11, Anchor::end, "note", "better");
+  svg.text(x.at(0) + 8, top - 11, Anchor::start, "note", "worse");
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    MethodSummary const& method = *methods[i];
+    Estimate const& seeds = *method.change;
+    Estimate const& shown = seeds.has_interval() ? seeds : *method.change_over_windows;
+    std::string const look = !shown.excludes_zero() ? "other" : shown.mean < 0 ? "best" : "reference";
+    double const y = top + row_height * (static_cast<double>(i) + 0.5);
+    svg.text(left - 10, y + 4, Anchor::end, "label " + look, method.name());
+    whisker(svg, x, y, *method.change_over_windows, 100, "thin " + look);
+    whisker(svg, x, y, seeds, 100, "whisker " + look);
+    mark(
+        svg, x, y, 100 * seeds.mean, look,
+        fmt::format("{}: over seeds {} %, over windows {} %", method.name(), describe_interval(seeds, 100, 2),
+                    describe_interval(*method.change_over_windows, 100, 2)));
+    std::string const range =
+        shown.has_interval() ? fmt::format("  [{:+.1f}, {:+.1f}]", 100 * shown.low, 100 * shown.high) : "";
+    svg.text(width - 4, y + 4, Anchor::end, "value " + look,
+             fmt::format("{:+.2f}{}", 100 * seeds.mean, range));
+  }
+  return svg.text();
+}
+
+std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison) {
+  constexpr double least = 0.01, bottom = 270, chart_left = 46;  // seconds; pixels
+  Methods methods = best_first(scheme);
+  std::erase_if(methods, [](MethodSummary const* m) { return m->first().rotations == RotationSet{}; });
+  if (methods.empty()) return {};
+  double longest = 0.1, low = std::numeric_limits<double>::infinity(), high = 0;
+  for (MethodSummary const* method : methods) {
+    longest = std::max(longest, method->learning_seconds.mean);
+    low = std::min(low, method->perplexity.mean);
+    high = std::max(high, method->perplexity.mean);
+  }
+  double const margin = std::max(0.12 * (high - low), 1e-3 * low);
+  Svg svg(width, bottom + 40, "Learning time against perplexity");
+  Axis const x(least, 2 * longest, chart_left, width - 90, Axis::Kind::logarithmic),
+      y(low - margin, high + margin, bottom, 14);
+  svg.bottom_axis(x, 14, bottom, 5, "seconds of learning (logarithmic)");
+  svg.left_axis(y, chart_left, width - 90, 5);
+  svg.text(4, 8, Anchor::start, "note", "perplexity");
+  std::vector<double> rows;  // of the labels, which keep a distance
+  for (MethodSummary const* method : methods) {
+    std::string const look = look_of(*method, scheme, comparison);
+    double const seconds = std::max(method->learning_seconds.mean, least);
+    double const cx = x.at(seconds), cy = y.at(method->perplexity.mean);
+    double row = cy;  // best first: from the bottom up
+    if (!rows.empty()) row = std::min(row, rows.back() - 14);
+    rows.push_back(row);
+    svg.line(cx, cy, width - 84, row, "leader");
+    svg.circle(cx, cy, 5.5, "dot " + look,
+               fmt::format("{}: {}, perplexity {:.4f}", method->name(),
+                           format_seconds(method->learning_seconds.mean), method->perplexity.mean));
+    svg.text(width - 82, row + 4, Anchor::start, "label " + look, method->name());
+  }
+  return svg.text();
+}
+
+std::string loss_chart(Method method, Comparison const& comparison) {
+  constexpr double small = 260, bottom = 128, chart_left = 50;
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  std::size_t epochs = 0;
+  for (ModelCalibration const& found : comparison.calibrations)
+    if (found.method == method) {
+      for (double const loss : found.r1_loss) low = std::min(low, loss), high = std::max(high, loss);
+      epochs = std::max(epochs, found.r1_loss.size());
+    }
+  if (epochs < 2 || !(low <= high)) return {};
+  Svg svg(small, bottom + 36, fmt::format("Loss of {} over epochs", dartquant::name_of(method)));
+  double const margin = 0.06 * (high - low);
+  Axis const x(1, static_cast<double>(epochs), chart_left, small - 10),
+      y(low - margin, high + margin, bottom, 26);
+  svg.left_axis(y, chart_left, small - 10, 4);
+  svg.bottom_axis(x, bottom, bottom, 4, "epoch");
+  svg.text(4, 14, Anchor::start, "title", dartquant::name_of(method));
+  for (ModelCalibration const& found : comparison.calibrations) {
+    if (found.method != method) continue;
+    std::vector<std::pair<double, double>> points;
+    for (std::size_t i = 0; i < found.r1_loss.size(); ++i)
+      points.emplace_back(x.at(static_cast<double>(i + 1)), y.at(found.r1_loss[i]));
+    svg.curve(points, "curve best", fmt::format("seed {}: {:.5g}", found.seed, found.r1_loss.back()));
+  }
+  return svg.text();
+}
+
+}  // namespace dartquant::program
