@@ -25,7 +25,7 @@ run inspect $model --text $model/calibration.txt --samples 16 --brief
 step "2. What rotations gain at 4 bits: no rotation, random Hadamard, and two learned ones, three seeds each"
 run compare $model --calibration $model/calibration.txt --text $model/eval.txt --windows 96 \
   --methods rtn,quarot,dartquant,uniformity --rotations r1,r2,r3,r4 --scheme w4a4kv4,w16a4 --seeds 3 \
-  --json $output/comparison.json
+  --json $output/comparison.json --html $output/report.html
 
 step "3. Learn the rotations R1 and R2 and keep them"
 run calibrate $model --text $model/calibration.txt -o $output/rotations.safetensors
@@ -38,5 +38,5 @@ run eval $output/tiny-llama-folded --original $model --text $model/eval.txt --wi
 
 step "Done in $((SECONDS - started)) s after the build. Everything lies in $output:"
 printf '  %-24s %s\n' tiny-llama-folded/ "the folded checkpoint" rotations.safetensors "R1 and R2" \
-  comparison.json "the table of step 2, every seed"
+  comparison.json "the table of step 2, every seed" report.html "the same as a page with pictures"
 printf 'On your own model: %s compare MODEL --calibration TEXT --text TEXT\n' "$program"

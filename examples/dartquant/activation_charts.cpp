@@ -23,22 +23,20 @@ struct Grid {
 };
 
 std::string format_error(double percent) {
-  int const decimals = percent >= 9.995 ? 1 : percent >= 0.9995 ? 2 : 3;
+  int const decimals = percent >= 9.995 ? 1 : percent >= 0.0995 ? 2 : 3;
   return fmt::format("{:.{}f}", percent, decimals);
 }
 
 /// The logarithm of an error between the smallest and the largest, 0.08 to 1.
-double heat_of(double value, double least, double most) {
-  return most > least ? 0.08 + 0.92 * std::log(value / least) / std::log(most / least) : 0.5;
+double heat_of(double value, ErrorRange const& range) {
+  if (!(range.most > range.least)) return 0.5;
+  return 0.08 + 0.92 * std::log(value / range.least) / std::log(range.most / range.least);
 }
 
-std::string draw(Grid const& grid, std::string_view description) {
+std::string draw(Grid const& grid, ErrorRange const& range, std::string_view description) {
   constexpr double left = 104, cell_height = 24, top = 84, width = 560;
   double const cell_width =
       (width - left - 46) / static_cast<double>(grid.columns.size());  // 46: the last heading leans out
-  double least = std::numeric_limits<double>::infinity(), most = 0;
-  for (double const value : grid.values)
-    if (value > 0) least = std::min(least, value), most = std::max(most, value);
   Svg svg(width, top + cell_height * static_cast<double>(grid.rows.size()) + 4, description);
   for (std::size_t j = 0; j < grid.columns.size(); ++j)
     svg.slanted_text(left + cell_width * (static_cast<double>(j) + 0.5), top - 8, "label", grid.columns[j]);
@@ -52,7 +50,7 @@ std::string draw(Grid const& grid, std::string_view description) {
         svg.text(x + cell_width / 2, y + 16, Anchor::middle, "tick", "–");
         continue;
       }
-      double const heat = heat_of(value, least, most);
+      double const heat = heat_of(value, range);
       svg.cell(x + 1, y + 1, cell_width - 2, cell_height - 2, heat,
                fmt::format("{}, {}: {:.4g} %", grid.rows[i], grid.columns[j], 100 * value));
       svg.cell_text(x + cell_width / 2, y + 16, heat, format_error(100 * value));
@@ -174,6 +172,17 @@ std::string channel_map(Portrait const& portrait, Site site, double loudest) {
   return svg.text();
 }
 
+void ErrorRange::include(double error) {
+  if (!(error > 0)) return;
+  least = std::min(least, error);
+  most = std::max(most, error);
+}
+
+void ErrorRange::include(QuantizationErrors const& errors) {
+  for (SiteError const& error : errors.sites) include(error.relative);
+  for (WeightError const& error : errors.weights) include(error.relative);
+}
+
 std::string error_map(SchemeSummary const& scheme) {
   Grid grid;
   for (std::size_t site = 0; site < site_count; ++site)
@@ -184,10 +193,12 @@ std::string error_map(SchemeSummary const& scheme) {
     grid.rows.push_back(method.name());
     for (double const error : mean_errors(*method.first().errors)) grid.values.push_back(error);
   }
-  return draw(grid, "Quantization error of every site, method by method, in percent");
+  ErrorRange range;
+  for (double const error : grid.values) range.include(error);
+  return draw(grid, range, "Quantization error of every site, method by method, in percent");
 }
 
-std::string layer_error_map(QuantizationErrors const& errors) {
+std::string layer_error_map(QuantizationErrors const& errors, ErrorRange const& range) {
   Grid grid;
   for (std::size_t site = 0; site < site_count; ++site)
     grid.columns.emplace_back(dartquant::name_of(static_cast<Site>(site)));
@@ -201,7 +212,7 @@ std::string layer_error_map(QuantizationErrors const& errors) {
     for (std::size_t linear = 0; linear < linear_count; ++linear)
       grid.values.push_back(errors.weights[layer * linear_count + linear].relative);
   }
-  return draw(grid, "Quantization error of every layer, in percent");
+  return draw(grid, range, "Quantization error of every layer, in percent");
 }
 
 }  // namespace dartquant::program

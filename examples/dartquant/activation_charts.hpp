@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <span>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -24,7 +24,15 @@ namespace dartquant::program {
 /// Methods against sites and weights: relative errors, mean over layers.
 [[nodiscard]] std::string error_map(SchemeSummary const& scheme);
 
+/// The smallest and the largest error above 0, for colours that several pictures share.
+struct ErrorRange {
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+
+  void include(double error);
+  void include(QuantizationErrors const& errors);
+};
+
 /// Layers against sites and weights of one method.
-[[nodiscard]] std::string layer_error_map(QuantizationErrors const& errors);
+[[nodiscard]] std::string layer_error_map(QuantizationErrors const& errors, ErrorRange const& range);
 
 }  // namespace dartquant::program

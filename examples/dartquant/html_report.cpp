@@ -126,10 +126,10 @@ std::string quality(Comparison const& comparison, SchemeSummary const& scheme) {
   std::string charts =
       figure(perplexity_chart(scheme, comparison),
              "Mean and 95 % interval over seeds; small dots are seeds. An arrow lies beyond the axis.");
-  charts += figure(
-      change_chart(scheme, comparison),
-      "Paired with the baseline: thick over seeds, thin over windows of text. An interval that crosses "
-      "zero shows no difference.");
+  charts += figure(change_chart(scheme, comparison),
+                   "Paired with the baseline: the thick line is the interval over seeds, the thin one below "
+                   "over windows of text. An interval that crosses "
+                   "zero shows no difference.");
   charts +=
       figure(time_chart(scheme, comparison),
              fmt::format("Seconds of learning per rotation set, without the capture of activations that all "
@@ -144,14 +144,15 @@ std::string quality(Comparison const& comparison, SchemeSummary const& scheme) {
 
 std::string losses(Comparison const& comparison) {
   std::string charts;
-  std::vector<Method> seen;
+  std::vector<LearnedObjective> seen;
   for (ModelCalibration const& found : comparison.calibrations) {
-    if (std::find(seen.begin(), seen.end(), found.method) != seen.end()) continue;
-    seen.push_back(found.method);
-    std::string const chart = loss_chart(found.method, comparison);
+    LearnedObjective const objective = traits(found.method).objective;
+    if (std::find(seen.begin(), seen.end(), objective) != seen.end()) continue;
+    seen.push_back(objective);
+    std::string const chart = loss_chart(objective, comparison);
     if (!chart.empty()) charts += "<figure>" + chart + "</figure>\n";
   }
-  return charts.empty() ? "" : "<div class=\"three\">" + charts + "</div>\n";
+  return charts.empty() ? "" : "<div class=\"wide\">" + charts + "</div>\n";
 }
 
 struct ShownSite {
@@ -193,12 +194,17 @@ std::string outliers(Comparison const& comparison) {
 
 std::string layers(Comparison const& comparison, Schemes const& schemes) {
   std::string text;
-  for (SchemeSummary const& scheme : schemes)
-    for (MethodSummary const* const method : {scheme.reference(comparison), &scheme.best()})
-      if (method != nullptr && method->first().errors &&
-          (method != &scheme.best() || method != scheme.reference(comparison)))
-        text += figure(layer_error_map(*method->first().errors),
-                       fmt::format("{}, {}", method->name(), scheme.scheme.name()));
+  for (SchemeSummary const& scheme : schemes) {
+    std::vector<MethodSummary const*> shown{&scheme.best()};
+    MethodSummary const* const reference = scheme.reference(comparison);
+    if (reference != nullptr && reference != shown.front()) shown.insert(shown.begin(), reference);
+    std::erase_if(shown, [](MethodSummary const* method) { return !method->first().errors; });
+    ErrorRange range;
+    for (MethodSummary const* method : shown) range.include(*method->first().errors);
+    for (MethodSummary const* method : shown)
+      text += figure(layer_error_map(*method->first().errors, range),
+                     fmt::format("{}, {}", method->name(), scheme.scheme.name()));
+  }
   return text.empty() ? "" : "<div class=\"wide\">" + text + "</div>\n";
 }
 
@@ -242,7 +248,7 @@ std::string to_html(Comparison const& comparison) {
                   outliers(comparison));
   text +=
       section("How the rotations learned",
-              "Loss of R1, each on its own scale: objectives differ. One line per seed.", losses(comparison));
+              "Loss of R1 over time, one picture per objective and one line per seed.", losses(comparison));
   text += section(
       "Error layer by layer",
       "Relative squared error in percent of the inputs and of the weights (W) that are rounded, first seed.",

@@ -7,15 +7,16 @@ namespace dartquant::program {
 /// vision tells apart, each with a tone for a dark page.
 inline constexpr char html_style[] = R"css(
 :root { --paper: #fbfaf7; --card: #ffffff; --ink: #1d1f24; --soft: #5d626c; --rule: #e4e1d9; --best: #0072b2;
-  --reference: #c4500a; --other: #7d838d; --area: #0072b2; }
+  --reference: #c4500a; --other: #7d838d; --third: #00795a; --fourth: #a4497c; --area: #0072b2; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #131519; --card: #1b1e24; --ink: #e9e7e2; --soft: #a2a7b0; --rule: #30343c; --best: #56b4e9;
-    --reference: #f0894a; --other: #8d939d; --area: #56b4e9; }
+    --reference: #f0894a; --other: #8d939d; --third: #3cc29a; --fourth: #e08fbd;
+    --area: #56b4e9; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; font-size: 16px; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 20px 80px; }
+main { max-width: 1160px; margin: 0 auto; padding: 40px 20px 80px; }
 h1, h2 { font-family: "Iowan Old Style", Palatino, "Palatino Linotype", Georgia, serif; font-weight: 600;
   line-height: 1.2; }
 h1 { font-size: 2.3rem; margin: 0 0 4px; overflow-wrap: anywhere; }
@@ -34,9 +35,9 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
 figure.table { padding: 4px 14px; margin-bottom: 16px; }
 figcaption { color: var(--soft); font-size: 0.85rem; margin-top: 6px; }
 svg { display: block; width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 7px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
-th { color: var(--soft); font-weight: 500; font-size: 0.82rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 0.86rem; }
+th, td { padding: 7px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+th { color: var(--soft); font-weight: 500; font-size: 0.8rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 2px; }
 tr:last-child td { border-bottom: 0; }
 tr.best td { font-weight: 650; } tr.best td:first-child { color: var(--best); }
@@ -62,7 +63,12 @@ svg text.best { fill: var(--best); font-weight: 600; } svg text.reference { fill
 circle.best { fill: var(--best); } circle.reference { fill: var(--reference); } circle.other { fill: var(--other); }
 .arrow { fill: none; stroke-width: 2; } .arrow.best { stroke: var(--best); } .arrow.other { stroke: var(--other); }
 .arrow.reference { stroke: var(--reference); }
-.curve { fill: none; stroke: var(--best); stroke-width: 1.6; stroke-linejoin: round; opacity: 0.75; }
+.curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; opacity: 0.75; }
+.line0 { stroke: var(--best); } .line1 { stroke: var(--reference); } .line2 { stroke: var(--third); }
+.line3 { stroke: var(--fourth); } .line4 { stroke: var(--other); }
+circle.line0, text.line0 { fill: var(--best); } circle.line1, text.line1 { fill: var(--reference); }
+circle.line2, text.line2 { fill: var(--third); } circle.line3, text.line3 { fill: var(--fourth); }
+circle.line4, text.line4 { fill: var(--other); } text.label { stroke: none; }
 .area { fill: var(--area); fill-opacity: 0.28; stroke: var(--area); stroke-width: 1; }
 .gaussian { fill: none; stroke: var(--soft); stroke-width: 1.3; stroke-dasharray: 4 3; }
 .uniform { fill: none; stroke: var(--reference); stroke-width: 1.5; }

@@ -16,6 +16,8 @@ namespace {
 using Anchor = Svg::Anchor;
 using Methods = std::vector<MethodSummary const*>;
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double shortest = 0.01;  ///< seconds: less is drawn here
 constexpr double width = 520, left = 112, row_height = 26, top = 26;
 
 Methods best_first(SchemeSummary const& scheme) {
@@ -66,6 +68,27 @@ void whisker(Svg& svg, Axis const& x, double y, Estimate const& value, double fa
 /// A value beyond the axis: an arrow at its end.
 void arrow(Svg& svg, double x, double y, double direction, std::string const& look) {
   svg.curve({{x - 7 * direction, y - 5}, {x, y}, {x - 7 * direction, y + 5}}, "arrow " + look);
+}
+
+/// The look of the line of one method among others; beyond five they repeat.
+std::string line_look(std::size_t index) { return fmt::format("line{}", index % 5); }
+
+/// A text beside a chart, at the height of what it names.
+struct Label {
+  double y = 0;
+  std::string look;
+  std::string_view content;
+};
+
+/// Writes labels one below the other, as near to their heights as their own height allows.
+void place_labels(Svg& svg, double x, std::vector<Label>& labels) {
+  std::stable_sort(labels.begin(), labels.end(), [](Label const& a, Label const& b) { return a.y > b.y; });
+  double next = infinity;
+  for (Label& label : labels) {  // from the bottom up
+    label.y = std::min(label.y, next);
+    next = label.y - 14;
+    svg.text(x, label.y + 4, Anchor::start, "label " + label.look, label.content);
+  }
 }
 
 void mark(Svg& svg, Axis const& x, double y, double value, std::string const& look,
@@ -128,7 +151,7 @@ std::string change_chart(SchemeSummary const& scheme, Comparison const& comparis
     }
   double const bottom = top + row_height * static_cast<double>(methods.size()) + 4;
   Svg svg(width, bottom + 38, "Paired differences of perplexity");
-  Axis const x(-1.06 * reach, 1.06 * reach, left, width - 130);
+  Axis const x(-1.06 * reach, 1.06 * reach, left, width - 140);
   svg.bottom_axis(
       x, top - 6, bottom, 5,
       fmt::format("change of perplexity against {}, %", dartquant::name_of(comparison.reference)));
@@ -142,7 +165,7 @@ std::string change_chart(SchemeSummary const& scheme, Comparison const& comparis
     std::string const look = !shown.excludes_zero() ? "other" : shown.mean < 0 ? "best" : "reference";
     double const y = top + row_height * (static_cast<double>(i) + 0.5);
     svg.text(left - 10, y + 4, Anchor::end, "label " + look, method.name());
-    whisker(svg, x, y, *method.change_over_windows, 100, "thin " + look);
+    whisker(svg, x, y + 7, *method.change_over_windows, 100, "thin " + look);
     whisker(svg, x, y, seeds, 100, "whisker " + look);
     mark(
         svg, x, y, 100 * seeds.mean, look,
@@ -151,17 +174,17 @@ std::string change_chart(SchemeSummary const& scheme, Comparison const& comparis
     std::string const range =
         shown.has_interval() ? fmt::format("  [{:+.1f}, {:+.1f}]", 100 * shown.low, 100 * shown.high) : "";
     svg.text(width - 4, y + 4, Anchor::end, "value " + look,
-             fmt::format("{:+.2f}{}", 100 * seeds.mean, range));
+             fmt::format("{:+.1f}{}", 100 * seeds.mean, range));
   }
   return svg.text();
 }
 
 std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison) {
-  constexpr double least = 0.01, bottom = 270, chart_left = 46;  // seconds; pixels
+  constexpr double bottom = 270, chart_left = 46;
   Methods methods = best_first(scheme);
   std::erase_if(methods, [](MethodSummary const* m) { return m->first().rotations == RotationSet{}; });
   if (methods.empty()) return {};
-  double longest = 0.1, low = std::numeric_limits<double>::infinity(), high = 0;
+  double longest = 0.1, low = infinity, high = 0;
   for (MethodSummary const* method : methods) {
     longest = std::max(longest, method->learning_seconds.mean);
     low = std::min(low, method->perplexity.mean);
@@ -169,52 +192,67 @@ std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison
   }
   double const margin = std::max(0.12 * (high - low), 1e-3 * low);
   Svg svg(width, bottom + 40, "Learning time against perplexity");
-  Axis const x(least, 2 * longest, chart_left, width - 90, Axis::Kind::logarithmic),
+  Axis const x(shortest, 2 * longest, chart_left, width - 90, Axis::Kind::logarithmic),
       y(low - margin, high + margin, bottom, 14);
   svg.bottom_axis(x, 14, bottom, 5, "seconds of learning (logarithmic)");
   svg.left_axis(y, chart_left, width - 90, 5);
   svg.text(4, 8, Anchor::start, "note", "perplexity");
-  std::vector<double> rows;  // of the labels, which keep a distance
+  std::vector<Label> labels;
   for (MethodSummary const* method : methods) {
     std::string const look = look_of(*method, scheme, comparison);
-    double const seconds = std::max(method->learning_seconds.mean, least);
+    double const seconds = std::max(method->learning_seconds.mean, shortest);
     double const cx = x.at(seconds), cy = y.at(method->perplexity.mean);
-    double row = cy;  // best first: from the bottom up
-    if (!rows.empty()) row = std::min(row, rows.back() - 14);
-    rows.push_back(row);
+    double const row = labels.empty() ? cy : std::min(cy, labels.back().y - 14);  // best first: upwards
+    labels.push_back({row, look, dartquant::name_of(method->method())});
     svg.line(cx, cy, width - 84, row, "leader");
     svg.circle(cx, cy, 5.5, "dot " + look,
                fmt::format("{}: {}, perplexity {:.4f}", method->name(),
                            format_seconds(method->learning_seconds.mean), method->perplexity.mean));
-    svg.text(width - 82, row + 4, Anchor::start, "label " + look, method->name());
   }
+  place_labels(svg, width - 82, labels);
   return svg.text();
 }
 
-std::string loss_chart(Method method, Comparison const& comparison) {
-  constexpr double small = 260, bottom = 128, chart_left = 50;
-  double low = std::numeric_limits<double>::infinity(), high = -low;
-  std::size_t epochs = 0;
-  for (ModelCalibration const& found : comparison.calibrations)
-    if (found.method == method) {
-      for (double const loss : found.r1_loss) low = std::min(low, loss), high = std::max(high, loss);
-      epochs = std::max(epochs, found.r1_loss.size());
-    }
-  if (epochs < 2 || !(low <= high)) return {};
-  Svg svg(small, bottom + 36, fmt::format("Loss of {} over epochs", dartquant::name_of(method)));
-  double const margin = 0.06 * (high - low);
-  Axis const x(1, static_cast<double>(epochs), chart_left, small - 10),
-      y(low - margin, high + margin, bottom, 26);
-  svg.left_axis(y, chart_left, small - 10, 4);
-  svg.bottom_axis(x, bottom, bottom, 4, "epoch");
-  svg.text(4, 14, Anchor::start, "title", dartquant::name_of(method));
+std::string loss_chart(LearnedObjective objective, Comparison const& comparison) {
+  constexpr double bottom = 236, chart_left = 54, right = width - 100;
+  std::vector<ModelCalibration const*> runs;
+  double low = infinity, high = -infinity, first = infinity, last = 0;
   for (ModelCalibration const& found : comparison.calibrations) {
-    if (found.method != method) continue;
-    std::vector<std::pair<double, double>> points;
-    for (std::size_t i = 0; i < found.r1_loss.size(); ++i)
-      points.emplace_back(x.at(static_cast<double>(i + 1)), y.at(found.r1_loss[i]));
-    svg.curve(points, "curve best", fmt::format("seed {}: {:.5g}", found.seed, found.r1_loss.back()));
+    MethodTraits const& method = traits(found.method);
+    std::size_t const values = std::min(found.r1_loss.size(), found.r1_seconds.size());
+    if (!method.learns() || method.objective != objective || values < 2) continue;
+    runs.push_back(&found);
+    for (std::size_t i = 0; i < values; ++i) {
+      low = std::min(low, found.r1_loss[i]);
+      high = std::max(high, found.r1_loss[i]);
+      first = std::min(first, std::max(found.r1_seconds[i], shortest));
+      last = std::max(last, found.r1_seconds[i]);
+    }
   }
+  if (runs.empty() || !(high > low) || !(last > first)) return {};
+  Svg svg(width, bottom + 38, "Loss of R1 over time");
+  double const margin = 0.06 * (high - low);
+  Axis const x(first, last, chart_left, right, Axis::Kind::logarithmic),
+      y(low - margin, high + margin, bottom, 10);
+  svg.left_axis(y, chart_left, right, 5);
+  svg.bottom_axis(x, 10, bottom, 5, "seconds of learning R1 (logarithmic)");
+  std::vector<Method> seen;
+  std::vector<Label> labels;
+  for (ModelCalibration const* const run : runs) {
+    if (seen.empty() || seen.back() != run->method) {
+      seen.push_back(run->method);
+      labels.push_back(
+          {y.at(run->r1_loss.back()), line_look(seen.size() - 1), dartquant::name_of(run->method)});
+    }
+    std::vector<std::pair<double, double>> points;
+    for (std::size_t i = 0; i < std::min(run->r1_loss.size(), run->r1_seconds.size()); ++i)
+      points.emplace_back(x.at(run->r1_seconds[i]), y.at(run->r1_loss[i]));
+    svg.circle(points.back().first, points.back().second, 2.6, line_look(seen.size() - 1));
+    svg.curve(
+        points, "curve " + line_look(seen.size() - 1),
+        fmt::format("{} seed {}: {:.5g}", dartquant::name_of(run->method), run->seed, run->r1_loss.back()));
+  }
+  place_labels(svg, right + 6, labels);
   return svg.text();
 }
 

@@ -21,7 +21,8 @@ namespace dartquant::program {
 /// Learning time against perplexity, one dot per method.
 [[nodiscard]] std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison);
 
-/// The loss of R1 over the epochs, one line per seed; empty where `method` has none.
-[[nodiscard]] std::string loss_chart(Method method, Comparison const& comparison);
+/// The loss of R1 over time of all methods that minimise `objective`, one line per seed; empty where there
+/// are none.
+[[nodiscard]] std::string loss_chart(LearnedObjective objective, Comparison const& comparison);
 
 }  // namespace dartquant::program
