@@ -29,6 +29,33 @@ std::string losses(std::vector<double> const& loss) {
   return fmt::format("{:.4g} -> {:.4g} over epochs 1 to {}", loss.front(), loss.back(), loss.size());
 }
 
+/// One line on the transforms of single layers: means over the inputs.
+std::string describe(std::vector<TransformSummary> const& transforms) {
+  if (transforms.empty()) return "";
+  TransformSummary mean;
+  auto const count = static_cast<double>(transforms.size());
+  for (TransformSummary const& each : transforms) {
+    mean.largest_before += each.largest_before / count;
+    mean.largest_after += each.largest_after / count;
+    mean.block_mean_variance_before += each.block_mean_variance_before / count;
+    mean.block_mean_variance_after += each.block_mean_variance_after / count;
+  }
+  return fmt::format(
+      "Transforms of {} inputs: largest |x| {:.3g} -> {:.3g}, variance of block means {:.2g} -> {:.2g}\n",
+      transforms.size(), mean.largest_before, mean.largest_after, mean.block_mean_variance_before,
+      mean.block_mean_variance_after);
+}
+
+Json to_json(TransformSummary const& transform) {
+  return {{"site", std::string(dartquant::name_of(transform.site))},
+          {"layer", transform.layer},
+          {"block", transform.block},
+          {"largest_before", transform.largest_before},
+          {"largest_after", transform.largest_after},
+          {"block_mean_variance_before", transform.block_mean_variance_before},
+          {"block_mean_variance_after", transform.block_mean_variance_after}};
+}
+
 }  // namespace
 
 std::string name_of(Model const& model) {
@@ -124,10 +151,12 @@ std::string describe(ModelCalibration const& found) {
                       found.whip_before, found.whip_after);
   text += fmt::format("Orthogonality |I - R'R| / (n eps): R1 {:.2g}, R2 {:.2g} (good below 30)\n",
                       found.r1_orthogonality, found.r2_orthogonality);
-  return text + describe(found.notes);
+  return text + describe(found.transforms) + describe(found.notes);
 }
 
 Json to_json(ModelCalibration const& found) {
+  Json transforms = Json::array();
+  for (TransformSummary const& each : found.transforms) transforms.push_back(to_json(each));
   return {{"method", std::string(dartquant::name_of(found.method))},
           {"seed", found.seed},
           {"r1_loss", found.r1_loss},
@@ -139,6 +168,7 @@ Json to_json(ModelCalibration const& found) {
           {"whip_per_channel", found.whip_after},
           {"r1_orthogonality", found.r1_orthogonality},
           {"r2_orthogonality", found.r2_orthogonality},
+          {"transforms", transforms},
           {"r1_rows", found.r1_sample_rows},
           {"seconds", found.seconds},
           {"notes", found.notes}};
