@@ -57,9 +57,11 @@
 #include <dartquant/calibrate/objective.hpp>
 #include <dartquant/calibrate/optimizer.hpp>
 #include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/output_error.hpp>
 #include <dartquant/calibrate/polar_factor.hpp>
 #include <dartquant/calibrate/procrustes.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>
+#include <dartquant/calibrate/rotated_batch.hpp>
 #include <dartquant/calibrate/sample.hpp>
 
 #include <dartquant/io/atomic_file.hpp>

@@ -69,7 +69,8 @@ struct Run {
   }
 };
 
-void find_r1(Cpu const& cpu, MatrixView<float const> X, EpochProgress const& progress, Run& run) {
+void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, EpochProgress const& progress,
+             Run& run) {
   ModelCalibrationOptions const& options = run.options;
   MethodTraits const& method = traits(options.method);
   if (!options.rotations.r1 || !method.rotates()) return;
@@ -78,8 +79,13 @@ void find_r1(Cpu const& cpu, MatrixView<float const> X, EpochProgress const& pro
       run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
       return;
     }
-    Calibration found = learner_of(method).rotation(
-        cpu, X, {.options = options.r1, .seed = options.seed, .progress = progress});
+    detail::Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
+    RowMatrix<double> factor;
+    if (method.objective == LearnedObjective::output_error) {
+      factor = detail::output_factor(cpu, model);
+      learning.output_factor = &factor;
+    }
+    Calibration found = learner_of(method).rotation(cpu, X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);
@@ -170,17 +176,18 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
   return r1_sample;
 }
 
-void finish_r1(Cpu const& cpu, ModelConfig const& config, MatrixView<float const> X, double whip_before,
+void finish_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, double whip_before,
                EpochProgress const& progress, Run& run) {
   ModelCalibration& result = run.result;
-  find_r1(cpu, X, progress, run);
+  find_r1(cpu, model, X, progress, run);
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();
   result.whip_before = result.whip_after = whip_before;
   if (result.rotations.r1.size() != 0)
     result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
-  for (std::string& note : detail::transform_notes(traits(run.options.method), config, run.options.block))
+  for (std::string& note :
+       detail::transform_notes(traits(run.options.method), model.config(), run.options.block))
     result.notes.push_back(std::move(note));
   run.r1_status.note("R1", result.notes);
   run.r2_status.note("R2", result.notes);
@@ -213,7 +220,7 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
   };
   for (Run& run : runs) {
     finish_r1(
-        cpu, model.config(), X, whip_before,
+        cpu, model, X, whip_before,
         [&](CalibrationProgress const& epoch) { report((steps - 1) * epoch.epoch / epoch.epochs); }, run);
     results.push_back(std::move(run.result));
     report(0);

@@ -17,6 +17,7 @@ using EpochProgress = std::function<void(CalibrationProgress const&)>;
 struct Learning {
   LearningOptions options{};
   RowScale row_scale = RowScale::as_given;
+  RowMatrix<double> const* output_factor = nullptr;  ///< of LearnedObjective::output_error, see below
   std::uint64_t seed = 0;
   EpochProgress progress{};
 };
@@ -31,6 +32,10 @@ struct Learner {
 /// The learner of a method. Precondition: it learns. Errors: InvalidArgument where no learner was compiled
 /// for its objective and rule.
 [[nodiscard]] Learner learner_of(MethodTraits const& method);
+
+/// L [hidden, hidden], L L^T = the mean of W^T W over all linear layers that the norms of the layers feed,
+/// gains folded, scaled to a trace of `hidden` (OutputError::factor). One tensor in memory at a time.
+[[nodiscard]] RowMatrix<double> output_factor(Cpu const& cpu, Model const& model);
 
 /// One optimizer each, so that they compile side by side; an empty Learner for an objective without one.
 [[nodiscard]] Learner qr_orth_learner(LearnedObjective objective);

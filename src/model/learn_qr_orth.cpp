@@ -17,6 +17,8 @@ Learner qr_orth_learner(LearnedObjective objective) {
       return make_learner<Peak, Sgd>();
     case LearnedObjective::quant_error:
       return make_learner<QuantError, Sgd>();
+    case LearnedObjective::output_error:
+      break;
   }
   return {};
 }

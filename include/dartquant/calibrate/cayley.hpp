@@ -78,20 +78,19 @@ class Descent<T, B, Objective, Cayley> {
         W_(backend.template matrix<T>(channels_, channels_)),
         base_(backend.template matrix<T>(channels_, channels_)),
         Y_(backend.template matrix<T>(channels_, channels_)),
-        batch_(backend, plan.batch_rows, channels_) {
+        batch_(backend, options.objective, plan.batch_rows, channels_) {
     backend_.copy(start, View(Y_));
     orthonormalize(Y_);
     RowMatrix<T> const zeros = RowMatrix<T>::Zero(channels_, channels_);
     backend_.copy(MatrixView<T const>(zeros), View(V_));
   }
 
-  [[nodiscard]] double forward(ConstView X) { return batch_.loss(backend_, options_.objective, X, R_); }
+  [[nodiscard]] double forward(ConstView X) { return batch_.loss(backend_, X, R_); }
 
   /// One step along the gradient of the last forward. False, and R is unchanged, when the gradient is not
   /// finite or, at the first step, no more than rounding.
   [[nodiscard]] bool backward() {
-    backend_.template gemm<T>(T(-1), batch_.activations(), Op::transpose, batch_.slope(), Op::none,
-                              static_cast<T>(options_.optimizer.momentum), V_);
+    batch_.gradient(backend_, T(-1), static_cast<T>(options_.optimizer.momentum), V_);
     double const whole = taken_ == 0 ? backend_.template frobenius_norm<T>(V_) : 0;
     backend_.template gemm<T>(T(0.5), V_, Op::none, R_, Op::transpose, T(0), W_);
     backend_.template gemm<T>(T(-0.5), R_, Op::none, V_, Op::transpose, T(1), W_);
@@ -177,7 +176,7 @@ class Descent<T, B, Objective, Cayley> {
   CalibrationOptions<Objective, Cayley> const& options_;
   index_t steps_, channels_, taken_ = 0;
   Matrix R_, V_, W_, base_, Y_;
-  RotatedBatch<T, B> batch_;
+  RotatedBatch<T, B, Objective> batch_;
   double rate_ = 0;
   bool finite_ = true, used_householder_ = false;
 };

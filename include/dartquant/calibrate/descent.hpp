@@ -9,6 +9,7 @@
 #include <dartquant/calibrate/blend.hpp>
 #include <dartquant/calibrate/options.hpp>
 #include <dartquant/calibrate/qr_orth.hpp>
+#include <dartquant/calibrate/rotated_batch.hpp>
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/view.hpp>
@@ -29,37 +30,16 @@ struct DescentPlan {
   [[nodiscard]] index_t steps() const { return batches * epochs; }
 };
 
-/// A batch X under a rotation: O = X R, the loss and its derivative by O. X must outlive its use.
-template <class T, class B>
-class RotatedBatch {
- public:
-  using View = MatrixView<T, B::space>;
-  using ConstView = MatrixView<T const, B::space>;
-
-  RotatedBatch(B const& backend, index_t rows, index_t channels)
-      : O_(backend.template matrix<T>(rows, channels)), slope_(backend.template matrix<T>(rows, channels)) {}
-
-  template <class Objective>
-  [[nodiscard]] double loss(B const& backend, Objective const& objective, ConstView X, ConstView R) {
-    X_ = X;
-    backend.template gemm<T>(T(1), X, Op::none, R, Op::none, T(0), View(O_).rows(0, X.rows()));
-    return backend.template objective<T>(objective, values(), View(slope_).rows(0, X.rows()));
-  }
-  [[nodiscard]] ConstView activations() const { return X_; }
-  [[nodiscard]] ConstView values() const { return ConstView(O_).rows(0, X_.rows()); }
-  [[nodiscard]] ConstView slope() const { return ConstView(slope_).rows(0, X_.rows()); }
-
- private:
-  typename B::template Matrix<T> O_, slope_;
-  ConstView X_{};
-};
-
 /// The state of a descent on a rotation: `forward` gives the loss of a batch [rows, channels], rows <=
 /// batch_rows, under the current rotation, `backward` takes one step for that batch. This one moves the
 /// latent Z [n, n] of R = qr(Z).Q by the element-wise rule of an Optimizer. A type of optimizer that moves R
 /// otherwise specialises this template (procrustes.hpp, cayley.hpp); the loop around it stays.
 template <class T, class B, class Objective, class Optimizer>
 class Descent {
+  static_assert(
+      requires(RotatedBatch<T, B, Objective> const& batch) { batch.slope(); },
+      "QR-Orth takes objectives of the rotated values alone: use Cayley or Procrustes");
+
  public:
   using Matrix = typename B::template Matrix<T>;
   using View = MatrixView<T, B::space>;
@@ -72,14 +52,14 @@ class Descent {
         steps_(plan.steps()),
         channels_(start.rows()),
         Z_(backend.template matrix<T>(channels_, channels_)),
-        batch_(backend, plan.batch_rows, channels_) {
+        batch_(backend, options.objective, plan.batch_rows, channels_) {
     backend_.copy(start, View(Z_));
     reset_optimizer();
   }
 
   [[nodiscard]] double forward(ConstView X) {
     if (!fresh_) orthonormalize();
-    return batch_.loss(backend_, options_.objective, X, factor_.rotation);
+    return batch_.loss(backend_, X, factor_.rotation);
   }
 
   /// One step along the gradient of the last forward. False, and nothing is changed, when the gradient is not
@@ -153,7 +133,7 @@ class Descent {
   CalibrationOptions<Objective, Optimizer> const& options_;
   index_t steps_, channels_, taken_ = 0, optimizer_step_ = 0;
   Matrix Z_, first_, second_;
-  RotatedBatch<T, B> batch_;
+  RotatedBatch<T, B, Objective> batch_;
   QrOrth<B, T> factor_;
   double rate_ = 0, largest_condition_ = 1;
   bool fresh_ = false, finite_ = true, used_householder_ = false;

@@ -73,7 +73,7 @@ class Descent<T, B, Objective, Procrustes> {
         previous_(backend.template matrix<T>(channels_, channels_)),
         G_(backend.template matrix<T>(channels_, channels_)),
         M_(backend.template matrix<T>(channels_, channels_)),
-        batch_(backend, plan.batch_rows, channels_) {
+        batch_(backend, options.objective, plan.batch_rows, channels_) {
     auto factor = qr_orth<T>(backend_, start, options.qr_path);
     used_householder_ = factor.path == QrPath::householder;
     R_ = std::move(factor.rotation);
@@ -81,17 +81,17 @@ class Descent<T, B, Objective, Procrustes> {
 
   /// With one batch, this is also where a step that raised the loss is replaced by a shorter one.
   [[nodiscard]] double forward(ConstView X) {
-    double loss = batch_.loss(backend_, options_.objective, X, R_);
+    double loss = batch_.loss(backend_, X, R_);
     if (proposed_ && !(loss <= loss_)) {
       ++shortened_;
       while (!(loss <= loss_) && change_ > std::numeric_limits<T>::epsilon()) {
         proximity_ = std::max(4 * proximity_, 0.01);
         propose();
-        loss = batch_.loss(backend_, options_.objective, X, R_);
+        loss = batch_.loss(backend_, X, R_);
       }
       if (!(loss <= loss_)) {  // what is left to gain is below rounding
         std::swap(R_, previous_);
-        loss = batch_.loss(backend_, options_.objective, X, R_);
+        loss = batch_.loss(backend_, X, R_);
         change_ = 0;
       }
     }
@@ -101,7 +101,7 @@ class Descent<T, B, Objective, Procrustes> {
   }
 
   [[nodiscard]] bool backward() {
-    backend_.template gemm<T>(T(-1), batch_.activations(), Op::transpose, batch_.slope(), Op::none, T(0), G_);
+    batch_.gradient(backend_, T(-1), T(0), G_);
     double const norm = backend_.template frobenius_norm<T>(G_);
     finite_ = std::isfinite(norm);
     bool const empty = !same_rows_ && norm == 0;  // a batch of zeros among others: no step
@@ -171,7 +171,7 @@ class Descent<T, B, Objective, Procrustes> {
   double scale_;  ///< |R|_F
   double proximity_, size_ = 0, change_ = 1, loss_ = 0;
   Matrix R_, previous_, G_, M_;
-  RotatedBatch<T, B> batch_;
+  RotatedBatch<T, B, Objective> batch_;
   bool finite_ = true, proposed_ = false, used_householder_ = false;
 };
 

@@ -15,6 +15,7 @@ enum class Method {
   dartquant,
   procrustes,
   cayley,
+  spinquant,
   uniformity,
   kurtosis,
   variance,
@@ -38,7 +39,15 @@ enum class RotationSource {
 };
 
 /// What learned rotations minimise (calibrate/objective.hpp).
-enum class LearnedObjective { whip, uniformity, kurtosis, variance, peak, quant_error };
+enum class LearnedObjective {
+  whip,
+  uniformity,
+  kurtosis,
+  variance,
+  peak,
+  quant_error,
+  output_error  ///< of R1, over the linear layers that read its side of the stream; R2: Whip
+};
 
 /// How they are learned.
 enum class LearningRule {
