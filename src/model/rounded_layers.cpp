@@ -81,7 +81,7 @@ RoundedLayers::RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, Weight
   if (!weights.needs_text()) return;
   text_.emplace(cpu, folded, *options.hessian_windows,
                 on_text(options, [this](Site site, index_t, index_t, MatrixView<float const> X) {
-                  if (site == collected_) collecting_->add(cpu_, X);
+                  if (collecting_ != nullptr && site == collected_) collecting_->add(cpu_, X);
                 }));
 }
 
@@ -122,6 +122,7 @@ void RoundedLayers::round_readers(Site site, std::span<Linear const> readers, La
   collecting_ = &hessian;
   collected_ = site;
   text_->observe_until(site, layer, layer_);
+  collecting_ = nullptr;
   QuantizeOptions quantize = quantize_options(weights_);
   double damping = weights_.damping;
   if (weights_.rounding == WeightRounding::gptq) {

@@ -70,7 +70,7 @@ class RoundedLayers {
   WeightQuantization weights_;
   ForwardOptions const& options_;
   std::optional<ResidualStream> text_;  ///< where the rounding needs it
-  Hessian* collecting_ = nullptr;
+  Hessian* collecting_ = nullptr;       ///< null while the text only moves on
   Site collected_ = Site::q_proj_input;
   std::array<Int4Matrix, linear_count> levels_;  ///< of the present layer, for integer products
   HessianNotes notes_;

@@ -5,6 +5,10 @@
 #include <dartquant/quant/gptq.hpp>
 #include <dartquant/transform/hadamard.hpp>
 
+#include <limits>
+#include <string>
+#include <vector>
+
 #include "model/models.hpp"
 
 using namespace dartquant;
@@ -150,11 +154,18 @@ TEST_CASE("rounding on text refuses what is missing or not finite, with the laye
   TokenWindows const text = some_tokens(2, 8, 64);
   ForwardOptions options = rounded(WeightRounding::gptq, text);
   SyntheticModel damaged;
-  damaged.edit = [](std::string const& name, RowMatrix<float>& W) {
-    if (name.find("layers.1.mlp.up_proj") != name.npos) W(3, 4) = std::numeric_limits<float>::quiet_NaN();
+  float const marked = 1234.5f, nan = std::numeric_limits<float>::quiet_NaN();
+  damaged.edit = [&](std::string const& name, RowMatrix<float>& W) {
+    if (name.find("layers.1.mlp.up_proj") != name.npos) W(3, 4) = marked;
   };
-  REQUIRE_ERROR(hidden_states(cpu, Model::open(write_synthetic(folder / "nan", damaged)), text, options),
-                format, "model.layers.1.mlp.up_proj.weight");
+  fs::path const file = write_synthetic(folder / "nan", damaged) / "model.safetensors";
+  auto const text_of = [](float const& value) {
+    return std::string(reinterpret_cast<char const*>(&value), 4);
+  };
+  std::string bytes = read_bytes(file);
+  write_bytes(file, bytes.replace(bytes.find(text_of(marked)), 4, text_of(nan)));
+  REQUIRE_ERROR(hidden_states(cpu, Model::open(folder / "nan"), text, options), format,
+                "model.layers.1.mlp.up_proj.weight");
   damaged.edit = [](std::string const& name, RowMatrix<float>& W) {
     if (name.find("layers.1.mlp.gate_proj") != name.npos || name.find("layers.1.mlp.up_proj") != name.npos)
       W *= 1e30f;
