@@ -151,7 +151,7 @@ std::string change_chart(SchemeSummary const& scheme, Comparison const& comparis
     }
   double const bottom = top + row_height * static_cast<double>(methods.size()) + 4;
   Svg svg(width, bottom + 38, "Paired differences of perplexity");
-  Axis const x(-1.06 * reach, 1.06 * reach, left, width - 140);
+  Axis const x(-1.06 * reach, 1.06 * reach, left, width - 158);
   svg.bottom_axis(
       x, top - 6, bottom, 5,
       fmt::format("change of perplexity against {}, %", dartquant::name_of(comparison.reference)));

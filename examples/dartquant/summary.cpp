@@ -52,7 +52,7 @@ std::vector<double> window_means(Seeds seeds) {
   return means;
 }
 
-MethodSummary describe(Seeds seeds) {
+MethodSummary summary_of(Seeds seeds) {
   MethodSummary result;
   result.seeds = seeds;
   result.perplexity = over_seeds(seeds, [](Result const& r) { return r.evaluation.perplexity; });
@@ -101,7 +101,7 @@ std::vector<SchemeSummary> summarize(Comparison const& comparison) {
     rest = rest.subspan(seeds.size());
     if (schemes.empty() || !(schemes.back().scheme == seeds[0].scheme))
       schemes.push_back({seeds[0].scheme, {}});
-    schemes.back().methods.push_back(describe(seeds));
+    schemes.back().methods.push_back(summary_of(seeds));
   }
   for (SchemeSummary& scheme : schemes) {
     MethodSummary const* const reference = scheme.reference(comparison);
