@@ -97,6 +97,7 @@ Json to_json(Result const& result) {
   Evaluation const& found = result.evaluation;
   Json json{{"method", std::string(dartquant::name_of(result.method))},
             {"scheme", result.scheme.name()},
+            {"weights", std::string(dartquant::name_of(result.weights))},
             {"rotations", result.rotations.name()},
             {"seed", result.seed},
             {"perplexity", found.perplexity},

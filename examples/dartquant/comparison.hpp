@@ -19,6 +19,7 @@ namespace dartquant::program {
 struct Result {
   Method method;
   Scheme scheme;
+  WeightRounding weights = WeightRounding::nearest;
   RotationSet rotations;
   std::uint64_t seed = 0;
   Evaluation evaluation;

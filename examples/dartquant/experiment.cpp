@@ -58,6 +58,7 @@ Result measure(Experiment const& experiment, ModelCalibration const& found, Forw
   Evaluation evaluation = evaluate(experiment.cpu, experiment.model, experiment.measure, options, &baseline);
   return {.method = found.method,
           .scheme = options.quantization.scheme,
+          .weights = options.quantization.weight_rounding,
           .rotations = active_of(experiment, found.method),
           .seed = found.seed,
           .evaluation = std::move(evaluation),
@@ -117,10 +118,11 @@ void draw_portraits(Experiment const& experiment, ProgressDisplay& progress, Com
     auto const found = std::find_if(comparison.calibrations.begin(), comparison.calibrations.end(),
                                     [&](ModelCalibration const& one) { return one.method == method; });
     std::string const label(dartquant::name_of(method));
-    if (active_of(experiment, method) == RotationSet{} || comparison.portraits.back().label == label)
-      continue;
-    ForwardOptions options = forward_options(*found, experiment.rotations, {});
-    options.active.r3 = experiment.rotations.r3;
+    RotationSet const active = active_of(experiment, method);
+    bool const unchanged = active == RotationSet{} && !traits(method).transforms();
+    if (unchanged || comparison.portraits.back().label == label) continue;
+    ForwardOptions options = forward_options(*found, active, {});
+    options.active.r3 = active.r3;
     draw(label, options);
   }
 }

@@ -62,18 +62,21 @@ Fact text_fact(std::string const& what, std::string const& file, TokenWindows co
 }
 
 Fact rounding_fact(Quantization const& quantization) {
+  auto const name = [](Symmetry symmetry) {
+    return symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric";
+  };
   std::string const group = quantization.weight_group == 0
                                 ? "one scale per output channel"
                                 : fmt::format("one scale per {} inputs", quantization.weight_group);
+  bool const per_head = quantization.o_proj_input == Quantization::OutputInput::per_head;
   return {
       "rounding",
-      fmt::format(
-          "weights symmetric, {}, range {}; activations {} per token{}, {:g} of the range; keys and values "
-          "asymmetric per token and head, {:g} of the range",
-          group, quantization.weight_clip == ClipSearch::mse ? "searched (MSE)" : "full",
-          quantization.activation_symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric",
-          quantization.o_proj_input == Quantization::OutputInput::per_head ? " (o_proj input per head)" : "",
-          quantization.activation_clip, quantization.kv_clip)};
+      fmt::format("weights by {}, {}, {}, range {}; activations {} per token{}, {:g} of the range; keys and "
+                  "values asymmetric per token and head, {:g} of the range",
+                  dartquant::name_of(quantization.weight_rounding), name(quantization.weight_symmetry), group,
+                  quantization.weight_clip == ClipSearch::mse ? "searched (MSE)" : "full",
+                  name(quantization.activation_symmetry), per_head ? " (o_proj input per head)" : "",
+                  quantization.activation_clip, quantization.kv_clip)};
 }
 
 }  // namespace dartquant::program

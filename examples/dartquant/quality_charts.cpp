@@ -182,7 +182,7 @@ std::string change_chart(SchemeSummary const& scheme, Comparison const& comparis
 std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison) {
   constexpr double bottom = 270, chart_left = 46;
   Methods methods = best_first(scheme);
-  std::erase_if(methods, [](MethodSummary const* m) { return m->first().rotations == RotationSet{}; });
+  std::erase_if(methods, [](MethodSummary const* m) { return !(m->learning_seconds.mean > 0); });
   if (methods.empty()) return {};
   double longest = 0.1, low = infinity, high = 0;
   for (MethodSummary const* method : methods) {
