@@ -71,16 +71,17 @@ namespace detail {
 template <int StorageBits>
 class GptqRounding {
  public:
+  /// `nearest` is W rounded to nearest: scales that are fitted on W as it came are its own.
   GptqRounding(MatrixView<float const> W, GptqFactor const& factor, GptqOptions const& options,
-               IntMatrix<StorageBits>& Q)
-      : W_(W), factor_(factor), options_(options), Q_(Q), group_(Q.block().cols) {}
+               IntMatrix<StorageBits> const& nearest, IntMatrix<StorageBits>& Q)
+      : W_(W), factor_(factor), options_(options), nearest_(nearest), Q_(Q), group_(Q.block().cols) {}
 
   void rows(index_t first, index_t last) {
     index_t const n = W_.cols(), count = last - first;
     RowMatrix<double> w(count, n), errors;
     for (index_t i = 0; i < count; ++i)
       for (index_t j = 0; j < n; ++j) w(i, j) = static_cast<double>(W_(first + i, channel(j)));
-    if (options_.order == GptqOrder::act_order) fit_static(first, last);
+    if (options_.order == GptqOrder::act_order) take_scales(first, last);
     for (index_t begin = 0; begin < n;) {
       index_t const end = block_end(begin), left = n - end;
       errors.resize(count, end - begin);
@@ -121,14 +122,19 @@ class GptqRounding {
     Q_.zero_points()(row, group) = quantizer.zero_point;
   }
 
-  void fit_static(index_t first, index_t last) {
+  void take_scale(index_t row, index_t group) {
+    Q_.scales()(row, group) = nearest_.scales()(row, group);
+    Q_.zero_points()(row, group) = nearest_.zero_points()(row, group);
+  }
+
+  void take_scales(index_t first, index_t last) {
     for (index_t row = first; row < last; ++row)
-      for (index_t begin = 0; begin < W_.cols(); begin += group_)
-        fit(row, begin / group_, W_.block(row, begin, 1, std::min(group_, W_.cols() - begin)));
+      for (index_t group = 0; group < Q_.scales().cols(); ++group) take_scale(row, group);
   }
 
   /// The group that starts at `begin`, from the row as it has become.
   void fit_current(index_t row, index_t begin, double const* w) {
+    if (begin == 0) return take_scale(row, 0);
     index_t const count = std::min(group_, W_.cols() - begin);
     RowMatrix<float> values(1, count);
     for (index_t j = 0; j < count; ++j) values(0, j) = static_cast<float>(w[begin + j]);
@@ -156,6 +162,7 @@ class GptqRounding {
   MatrixView<float const> W_;
   GptqFactor const& factor_;
   GptqOptions const& options_;
+  IntMatrix<StorageBits> const& nearest_;
   IntMatrix<StorageBits>& Q_;
   index_t group_;
 };
@@ -204,7 +211,7 @@ template <int StorageBits>
   IntMatrix<StorageBits> const nearest = quantize<StorageBits>(cpu, W, options.quantize, "gptq");
   IntMatrix<StorageBits> rounded(W.rows(), W.cols(), options.quantize);
   cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
-    GptqRounding<StorageBits>(W, factor, options, rounded).rows(first, last);
+    GptqRounding<StorageBits>(W, factor, options, nearest, rounded).rows(first, last);
   });
   GptqReport report = gptq_report(hessian, factor, options);
   std::vector<double> const before = row_proxy_losses(cpu, hessian, W, dequantize(cpu, nearest)),
