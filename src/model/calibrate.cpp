@@ -12,12 +12,14 @@
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/rotation.hpp>
 
+#include "model/centred_sample.hpp"
 #include "model/find_transforms.hpp"
 #include "model/learn.hpp"
 
 namespace dartquant {
 namespace {
 
+using detail::CentredSample;
 using detail::EpochProgress;
 using detail::learner_of;
 using detail::require;
@@ -140,13 +142,25 @@ bool transforms_layers(Run const& run) { return traits(run.options.method).trans
 
 bool finds_r2(Run const& run) { return run.options.rotations.r2 && traits(run.options.method).rotates(); }
 
-/// The full-precision pass: fills the pooled R1 sample and, layer by layer, finds the R2 and the transforms
+bool centres(Run const& run) { return traits(run.options.method).means == InputMeans::subtracted; }
+
+/// What R1 learns from [rows, hidden], as it is and about its means, and these. Empty where no run asks.
+struct Captured {
+  RowMatrix<float> inputs, centred;
+  std::vector<LayerTransforms> shifts{};
+  [[nodiscard]] RowMatrix<float> const& of(Run const& run) const { return centres(run) ? centred : inputs; }
+};
+
+/// The full-precision pass: takes the pooled R1 samples and, layer by layer, finds the R2 and the transforms
 /// of every run.
-ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
-                              CaptureOptions const& capture, std::vector<Run>& runs) {
+Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                      CaptureOptions const& capture, std::vector<Run>& runs) {
   ModelConfig const& config = model.config();
   index_t const tokens = windows.size();
   ActivationSample r1_sample(config.hidden, capture.r1_rows, capture.seed);
+  std::optional<CentredSample> centred;
+  if (std::any_of(runs.begin(), runs.end(), centres)) centred.emplace(config, capture.r1_rows, capture.seed);
+  bool const as_given = !std::all_of(runs.begin(), runs.end(), centres);
   std::optional<ActivationSample> r2_sample;
   bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
   std::optional<detail::LayerTransformSearch> search;
@@ -155,8 +169,9 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
   options.gains = NormGains::folded;
   options.observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
     auto const id = [&](index_t source) { return static_cast<std::uint64_t>(source * tokens + first_token); };
-    if (site == Site::q_proj_input) r1_sample.add(X, id(2 * layer));
-    if (site == Site::up_proj_input) r1_sample.add(X, id(2 * layer + 1));
+    if (as_given && site == Site::q_proj_input) r1_sample.add(X, id(2 * layer));
+    if (as_given && site == Site::up_proj_input) r1_sample.add(X, id(2 * layer + 1));
+    if (centred) centred->add(site, layer, first_token, X);
     if (search && search->observe(site, layer, first_token, X))
       for (Run& run : runs)
         if (transforms_layers(run)) run.timed([&] { search->find(run.options, run.result); });
@@ -173,17 +188,22 @@ ActivationSample capture_pass(Cpu const& cpu, Model const& model, TokenWindows c
       capture.progress("capture", done, total);
     };
   static_cast<void>(hidden_states(cpu, model, windows, options));
-  return r1_sample;
+  Captured captured;
+  if (as_given) captured.inputs = r1_sample.rows();
+  if (centred) captured = {std::move(captured.inputs), centred->rows(), centred->shifts()};
+  return captured;
 }
 
-void finish_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, double whip_before,
-               EpochProgress const& progress, Run& run) {
+void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured, EpochProgress const& progress,
+               Run& run) {
   ModelCalibration& result = run.result;
+  MatrixView<float const> const X = captured.of(run);
+  if (centres(run)) result.rotations.layers = captured.shifts;
   find_r1(cpu, model, X, progress, run);
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();
-  result.whip_before = result.whip_after = whip_before;
+  result.whip_before = result.whip_after = loss_per_channel(cpu, X, Whip{});
   if (result.rotations.r1.size() != 0)
     result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
   for (std::string& note :
@@ -209,8 +229,7 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
     run.validate();
     runs.push_back({run});
   }
-  RowMatrix<float> const X = capture_pass(cpu, model, windows, capture, runs).rows();
-  double const whip_before = loss_per_channel(cpu, X, Whip{});
+  Captured const captured = capture_pass(cpu, model, windows, capture, runs);
   std::vector<ModelCalibration> results;
   constexpr index_t steps = 100;  // of the progress of one run
   auto const report = [&](index_t within) {
@@ -220,7 +239,7 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
   };
   for (Run& run : runs) {
     finish_r1(
-        cpu, model, X, whip_before,
+        cpu, model, captured,
         [&](CalibrationProgress const& epoch) { report((steps - 1) * epoch.epoch / epoch.epochs); }, run);
     results.push_back(std::move(run.result));
     report(0);

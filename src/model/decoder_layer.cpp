@@ -23,6 +23,14 @@ void through_levels(Cpu const& cpu, MatrixView<float> X, QuantizeOptions const& 
   else dequantize(cpu, quantize_int8(cpu, X, options), X);
 }
 
+/// X <- X - shift, the same for every token; an empty shift is none.
+void subtract(Cpu const& cpu, RowMatrix<float> const& shift, MatrixView<float> X) {
+  if (shift.size() == 0) return;
+  cpu.parallel_for(X.rows(), 64, [&](index_t first, index_t last) {
+    as_eigen(X.rows(first, last - first)).rowwise() -= shift.row(0);
+  });
+}
+
 }  // namespace
 
 LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
@@ -35,8 +43,14 @@ LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
       result.weight[index] =
           model.checkpoint().read_matrix<float>(tensor_name(family, layer, rule.name, ".weight"));
     else result.weight[index] = folded.weight(layer, rule).cast<float>();
-    result.bias[index] = folded.bias(layer, rule).cast<float>();
+    RowMatrix<double> bias = folded.bias(layer, rule);
+    if (RowMatrix<double> const shifted = folded.shift_bias(layer, rule); bias.size() == 0) bias = shifted;
+    else if (shifted.size() != 0) bias += shifted;
+    result.bias[index] = bias.cast<float>();
   }
+  result.attention_shift = folded.attention_shift(layer);
+  result.mlp_shift = folded.mlp_shift(layer);
+  result.key_shift = folded.key_shift(layer);
   result.attention_gain = folded.attention_gain(layer);
   result.mlp_gain = folded.mlp_gain(layer);
   result.transforms = &folded.transforms(layer);
@@ -153,6 +167,7 @@ void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t fi
   auto const part = [rows](RowMatrix<float>& whole) { return MatrixView<float>(whole).rows(0, rows); };
   MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->attention_gain, X);
+  subtract(cpu_, weights_->attention_shift, X);
   if (auto const& transform = weights_->transforms->q_proj_input) transform->apply(cpu_, X);
   if (!observe_input(Site::q_proj_input, X)) return;
   LinearInput const input = quantize_activations(X, Site::q_proj_input);
@@ -161,6 +176,7 @@ void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t fi
   multiply(Linear::v_proj, input, 0, V);
   apply_rope(cpu_, rope_, config_.head_dim, Q);
   apply_rope(cpu_, rope_, config_.head_dim, K);
+  subtract(cpu_, weights_->key_shift, K);
   rotate_keys(Q, K);
   observe(Site::key, K);
   observe(Site::value, V);
@@ -180,6 +196,7 @@ void DecoderLayer::feed_forward(LayerWeights const& weights, index_t layer, inde
                           G = MatrixView<float>(gate_).rows(0, rows),
                           U = MatrixView<float>(up_).rows(0, rows);
   rms_norm(cpu_, hidden, config_.norm_epsilon, weights_->mlp_gain, X);
+  subtract(cpu_, weights_->mlp_shift, X);
   if (auto const& transform = weights_->transforms->up_proj_input) transform->apply(cpu_, X);
   if (!observe_input(Site::up_proj_input, X)) return;
   LinearInput const input = quantize_activations(X, Site::up_proj_input);

@@ -20,11 +20,12 @@ namespace dartquant::detail {
 /// The weights of one layer as the forward pass uses them: folded, rounded to float, quantized. In the order
 /// of enum Linear.
 struct LayerWeights {
-  std::array<RowMatrix<float>, linear_count> weight;  ///< [out, in]; empty for integer products
-  std::array<PackedInt4, linear_count> packed;        ///< for integer products
-  std::array<RowMatrix<float>, linear_count> bias;    ///< [1, out], or empty
-  RowMatrix<float> attention_gain, mlp_gain;          ///< [1, hidden], or empty where they are 1
-  LayerTransforms const* transforms = nullptr;        ///< those that run online act
+  std::array<RowMatrix<float>, linear_count> weight;       ///< [out, in]; empty for integer products
+  std::array<PackedInt4, linear_count> packed;             ///< for integer products
+  std::array<RowMatrix<float>, linear_count> bias;         ///< [1, out], or empty
+  RowMatrix<float> attention_gain, mlp_gain;               ///< [1, hidden], or empty where they are 1
+  RowMatrix<float> attention_shift, mlp_shift, key_shift;  ///< [1, channels], or empty: nothing to subtract
+  LayerTransforms const* transforms = nullptr;             ///< those that run online act
 };
 
 /// Not rounded yet.

@@ -11,6 +11,7 @@
 #include <dartquant/model/forward.hpp>
 
 #include "model/fold_folder.hpp"
+#include "model/layer_parts.hpp"
 #include "model/layout.hpp"
 #include "model/rounded_layers.hpp"
 #include "model/weights.hpp"
@@ -132,6 +133,10 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
   if (options.rotations.r4) report.notes = online_rotations(model, {.active = {.r4 = true}}).notes;
+  if (std::ranges::any_of(rotations.layers, detail::has_shifts))
+    report.notes.push_back(
+        "the shifts of inputs and keys stay in rotations.safetensors: the checkpoint computes the same "
+        "without them, an engine that subtracts them quantizes better");
   CheckpointWriter::Options writer_options;
   writer_options.shard_bytes = options.shard_bytes;
   CheckpointWriter writer(output, output_tensors(model, options), writer_options);

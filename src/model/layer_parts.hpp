@@ -25,6 +25,16 @@ inline constexpr std::array scale_parts{
     ScalePart{"mlp_scale", &LayerTransforms::mlp_scale, Extent::hidden},
     ScalePart{"down_scale", &LayerTransforms::down_scale, Extent::intermediate}};
 
+struct ShiftPart {
+  std::string_view name;
+  std::vector<double> LayerTransforms::*shift;
+  Extent channels;
+};
+inline constexpr std::array shift_parts{
+    ShiftPart{"attention_shift", &LayerTransforms::attention_shift, Extent::hidden},
+    ShiftPart{"mlp_shift", &LayerTransforms::mlp_shift, Extent::hidden},
+    ShiftPart{"key_shift", &LayerTransforms::key_shift, Extent::kv_channels}};
+
 struct InputPart {
   std::string_view name;
   std::optional<Transform> LayerTransforms::*transform;
@@ -38,6 +48,12 @@ inline constexpr std::array input_parts{
 
 [[nodiscard]] inline bool has_steps(std::optional<Transform> const& transform) {
   return transform && !transform->steps().empty();
+}
+
+[[nodiscard]] inline bool has_shifts(LayerTransforms const& layer) {
+  for (ShiftPart const& part : shift_parts)
+    if (!(layer.*part.shift).empty()) return true;
+  return false;
 }
 
 /// The scales [kv_heads * head_dim] of values as the o_proj input [heads * head_dim] meets them: every query

@@ -108,6 +108,12 @@ constexpr std::array table{
                  .description = "quarot with a Hadamard transform across the heads before o_proj, online",
                  .source = random_hadamard,
                  .sites = SiteChain::heads_hadamard},
+    MethodTraits{.method = Method::centred,
+                 .name = "centred",
+                 .description = "procrustes about the mean inputs and keys, which are subtracted online",
+                 .source = learned,
+                 .rule = LearningRule::procrustes,
+                 .means = InputMeans::subtracted},
 };
 
 constexpr bool in_order() {

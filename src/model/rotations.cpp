@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cmath>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/rotations.hpp>
@@ -36,6 +37,14 @@ void check_layer(LayerTransforms const& layer, std::size_t index, ModelConfig co
   for (detail::ScalePart const& part : detail::scale_parts)
     if (auto const& scale = layer.*part.scale)
       check(part.name, scale->channels(), detail::extent_of(config, part.channels));
+  for (detail::ShiftPart const& part : detail::shift_parts) {
+    std::vector<double> const& shift = layer.*part.shift;
+    if (shift.empty()) continue;
+    check(part.name, static_cast<index_t>(shift.size()), detail::extent_of(config, part.channels));
+    auto const bad = std::ranges::find_if_not(shift, [](double value) { return std::isfinite(value); });
+    require(bad == shift.end(), "[Rotations] ", part.name, " of layer ", index, " is not finite in channel ",
+            bad - shift.begin());
+  }
   for (detail::InputPart const& part : detail::input_parts)
     if (auto const& transform = layer.*part.transform)
       check(part.name, transform->channels(), detail::extent_of(config, part.channels));
@@ -69,6 +78,12 @@ void Rotations::validate(ModelConfig const& config) const {
   require(layers.empty() || static_cast<index_t>(layers.size()) == config.layers,
           "[Rotations] transforms of ", layers.size(), " layers, but the model has ", config.layers);
   for (std::size_t layer = 0; layer < layers.size(); ++layer) check_layer(layers[layer], layer, config);
+}
+
+Rotations without_shifts(Rotations rotations) {
+  for (LayerTransforms& layer : rotations.layers)
+    for (detail::ShiftPart const& part : detail::shift_parts) (layer.*part.shift).clear();
+  return rotations;
 }
 
 double Rotations::r1_orthogonality() const { return r1.size() == 0 ? 0 : orthogonality_ratio(r1); }

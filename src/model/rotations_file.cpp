@@ -95,6 +95,8 @@ void declare_layer(LayerTransforms const& layer, std::size_t index, Declared& ou
           [&](auto const& step) { declare_step(part_name(index, sentence(part.name, '.', k)), step, out); },
           transform->steps()[k]);
   }
+  for (detail::ShiftPart const& part : detail::shift_parts)
+    if (!(layer.*part.shift).empty()) out.vector(part_name(index, part.name), layer.*part.shift);
   if (layer.key_rotation) out.matrix(part_name(index, "key_rotation"), layer.key_rotation->rotation());
 }
 
@@ -212,6 +214,12 @@ bool read_layer(Reader& in, std::size_t index, ModelConfig const& config, LayerT
         in.transform(part_name(index, part.name), detail::extent_of(config, part.channels));
     any = any || layer.*part.transform;
   }
+  for (detail::ShiftPart const& part : detail::shift_parts)
+    if (std::string const name = part_name(index, part.name); in.has(name)) {
+      RowMatrix<double> const shift = in.values(name, {detail::extent_of(config, part.channels)});
+      (layer.*part.shift).assign(shift.data(), shift.data() + shift.size());
+      any = true;
+    }
   if (std::string const name = part_name(index, "key_rotation"); in.has(name)) {
     layer.key_rotation = in.rotation(name, config.head_dim);
     any = true;

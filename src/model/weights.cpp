@@ -143,7 +143,7 @@ void FoldedWeights::scale_outputs(index_t layer, Linear linear, MatrixView<doubl
   if (linear == Linear::up_proj && parts.down_scale) parts.down_scale->fold_outputs(cpu_, W);
 }
 
-RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) const {
+RowMatrix<double> FoldedWeights::gained_weight(index_t layer, LinearRule const& rule) const {
   Family const& family = model_.family();
   RowMatrix<double> W =
       model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.name, ".weight"));
@@ -152,6 +152,11 @@ RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) c
         model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.norm, ".weight"));
     W.array().rowwise() *= gain.row(0).array();
   }
+  return W;
+}
+
+RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) const {
+  RowMatrix<double> W = gained_weight(layer, rule);
   turn_inputs(rule.input_side, layer, W);
   transform_inputs(layer, rule.linear, W);
   turn_outputs(rule.output_side, layer, W);
@@ -167,6 +172,44 @@ RowMatrix<double> FoldedWeights::bias(index_t layer, LinearRule const& rule) con
   turn_outputs(rule.output_side, layer, column);
   scale_outputs(layer, rule.linear, column);
   return b;
+}
+
+RowMatrix<double> FoldedWeights::shift_bias(index_t layer, LinearRule const& rule) const {
+  LayerTransforms const& parts = transforms(layer);
+  bool const reads_residual = rule.input_side == Acts::r1;
+  bool const mlp = rule.linear == Linear::gate_proj || rule.linear == Linear::up_proj;
+  std::vector<double> const& shift = mlp ? parts.mlp_shift : parts.attention_shift;
+  if (!reads_residual || shift.empty()) return {};
+  RowMatrix<double> const W = gained_weight(layer, rule);
+  RowMatrix<double> b(1, W.rows());
+  b.transpose().noalias() = W * Eigen::Map<Eigen::VectorXd const>(shift.data(), W.cols());
+  MatrixView<double> const column(b.data(), b.cols(), 1);
+  turn_outputs(rule.output_side, layer, column);
+  scale_outputs(layer, rule.linear, column);
+  return b;
+}
+
+RowMatrix<float> FoldedWeights::residual_shift(std::vector<double> const& shift,
+                                               std::optional<DiagonalScale> const& scale) const {
+  if (shift.empty()) return {};
+  RowMatrix<double> row =
+      Eigen::Map<Eigen::RowVectorXd const>(shift.data(), static_cast<index_t>(shift.size()));
+  rotate_residual(row);
+  if (scale) scale->apply(cpu_, MatrixView<double>(row));
+  return row.cast<float>();
+}
+
+RowMatrix<float> FoldedWeights::attention_shift(index_t layer) const {
+  return residual_shift(transforms(layer).attention_shift, transforms(layer).attention_scale);
+}
+
+RowMatrix<float> FoldedWeights::mlp_shift(index_t layer) const {
+  return residual_shift(transforms(layer).mlp_shift, transforms(layer).mlp_scale);
+}
+
+RowMatrix<float> FoldedWeights::key_shift(index_t layer) const {
+  std::vector<double> const& shift = transforms(layer).key_shift;
+  return Eigen::Map<Eigen::RowVectorXd const>(shift.data(), static_cast<index_t>(shift.size())).cast<float>();
 }
 
 void FoldedWeights::rotate_residual(MatrixView<double> rows) const {

@@ -55,6 +55,14 @@ class FoldedWeights {
   /// The same of the norm of a layer that feeds q_proj or up_proj; 1 / scale where that input has one.
   [[nodiscard]] RowMatrix<float> attention_gain(index_t layer) const;
   [[nodiscard]] RowMatrix<float> mlp_gain(index_t layer) const;
+  /// What a shift of the input of this map moves into its bias, W shift [1, out], turned by the output side;
+  /// empty where the input is not shifted.
+  [[nodiscard]] RowMatrix<double> shift_bias(index_t layer, LinearRule const& rule) const;
+  /// What is subtracted from the inputs of q_proj and up_proj as R1 and the layer's scales leave them, and
+  /// from the keys after RoPE [1, channels]; empty for nothing.
+  [[nodiscard]] RowMatrix<float> attention_shift(index_t layer) const;
+  [[nodiscard]] RowMatrix<float> mlp_shift(index_t layer) const;
+  [[nodiscard]] RowMatrix<float> key_shift(index_t layer) const;
   /// What the layer does to its inputs.
   [[nodiscard]] LayerTransforms const& transforms(index_t layer) const;
 
@@ -72,6 +80,10 @@ class FoldedWeights {
   [[nodiscard]] Hadamard const* r4(index_t layer) const;
   void transform_inputs(index_t layer, Linear linear, MatrixView<double> W) const;
   void scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const;
+  /// The tensor as stored, times the gain of its norm where that is folded.
+  [[nodiscard]] RowMatrix<double> gained_weight(index_t layer, LinearRule const& rule) const;
+  [[nodiscard]] RowMatrix<float> residual_shift(std::vector<double> const& shift,
+                                                std::optional<DiagonalScale> const& scale) const;
   [[nodiscard]] RowMatrix<float> remaining_gain(std::string const& name,
                                                 std::optional<DiagonalScale> const& scale) const;
 

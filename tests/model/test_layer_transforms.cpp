@@ -17,6 +17,12 @@ DiagonalScale random_scale(index_t channels, std::uint64_t seed) {
   return DiagonalScale(std::move(scale));
 }
 
+std::vector<double> random_shift(index_t channels, std::uint64_t seed) {
+  std::vector<double> shift;
+  for (index_t i = 0; i < channels; ++i) shift.push_back(Philox(seed).normal(static_cast<std::uint64_t>(i)));
+  return shift;
+}
+
 Permutation reversed(index_t channels) {
   std::vector<index_t> source;
   for (index_t i = channels; i-- > 0;) source.push_back(i);
@@ -47,6 +53,9 @@ std::vector<LayerTransforms> every_part(std::uint64_t seed = 1) {
     layer.o_proj_input = random_chain(32, seed + 4);
     layer.up_proj_input = random_chain(32, seed + 5);
     layer.down_proj_input = random_chain(48, seed + 6);
+    layer.attention_shift = random_shift(32, seed + 8);
+    layer.mlp_shift = random_shift(32, seed + 9);
+    layer.key_shift = random_shift(16, seed + 10);
     layer.key_rotation = DenseRotation(haar_rotation(8, seed + 7));
     seed += 100;
   }
@@ -113,6 +122,28 @@ TEST_CASE("each scale and transform of a layer is exact alone", "[forward][layer
   check("up_proj_input", &LayerTransforms::up_proj_input);
   check("down_proj_input", &LayerTransforms::down_proj_input);
   check("key_rotation", &LayerTransforms::key_rotation);
+  check("attention_shift", &LayerTransforms::attention_shift);
+  check("mlp_shift", &LayerTransforms::mlp_shift);
+  check("key_shift", &LayerTransforms::key_shift);
+}
+
+TEST_CASE("a shift is exact whatever the scores of the keys", "[forward][layers]") {
+  TemporaryFolder const folder;
+  Cpu const cpu(1);
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(2, 16, 64);
+  Rotations rotations;
+  rotations.layers.resize(2);
+  ForwardOptions options;
+  options.rotations = &rotations;
+  RowMatrix<float> const plain = logits(cpu, model, tokens);
+  rotations.layers[0].key_shift.assign(16, 20.0);  // far more than the keys themselves
+  CHECK(relative_difference(logits(cpu, model, tokens, options), plain) < 1e-3);
+  // A query head reads the KV head's own shift: one per head, not one per channel of a head.
+  rotations.layers[0].key_shift = random_shift(16, 3);
+  options.active = {.r3 = true};
+  options.quantization.scheme.kv = 8;
+  CHECK(relative_difference(logits(cpu, model, tokens, options), plain) < 0.05);
 }
 
 TEST_CASE("observers see what a layer's transforms make of its inputs", "[forward][layers]") {
@@ -139,14 +170,19 @@ TEST_CASE("observers see what a layer's transforms make of its inputs", "[forwar
   rotations.layers = {layer};
   Seen const seen = observe(rotations, {.r3 = true, .r4 = true});  // its own take the place of both
 
+  auto const about = [&](Site site, std::vector<double> const& shift) {
+    RowMatrix<double> X = plain.at(site);
+    for (index_t i = 0; i < X.cols(); ++i) X.col(i).array() -= shift[static_cast<std::size_t>(i)];
+    return X;
+  };
   auto const close = [&](Site site, RowMatrix<double> const& wanted) {
     INFO(name_of(site));
     CHECK((seen.at(site) - wanted).cwiseAbs().maxCoeff() < 1e-4 * wanted.cwiseAbs().maxCoeff());
   };
   close(Site::q_proj_input,
-        plain.at(Site::q_proj_input) * matrix_of(layer.attention_scale) * layer.q_proj_input->matrix());
+        about(Site::q_proj_input, layer.attention_shift) * matrix_of(layer.attention_scale) * layer.q_proj_input->matrix());
   close(Site::up_proj_input,
-        plain.at(Site::up_proj_input) * matrix_of(layer.mlp_scale) * layer.up_proj_input->matrix());
+        about(Site::up_proj_input, layer.mlp_shift) * matrix_of(layer.mlp_scale) * layer.up_proj_input->matrix());
   close(Site::down_proj_input,
         plain.at(Site::down_proj_input) * matrix_of(layer.down_scale) * layer.down_proj_input->matrix());
   close(Site::value, plain.at(Site::value) * matrix_of(layer.value_scale));
@@ -156,7 +192,8 @@ TEST_CASE("observers see what a layer's transforms make of its inputs", "[forwar
     shared.block(head * 8, head * 8, 8, 8) = values.block(head / 2 * 8, head / 2 * 8, 8, 8);
   for (index_t head = 0; head < 2; ++head) keys.block(head * 8, head * 8, 8, 8) = R;
   close(Site::o_proj_input, plain.at(Site::o_proj_input) * shared * layer.o_proj_input->matrix());
-  close(Site::key, plain.at(Site::key) * keys);
+  // The keys are made from the same inputs: their shift is that of the plain ones.
+  close(Site::key, about(Site::key, layer.key_shift) * keys);
 }
 
 TEST_CASE("an online Hadamard transform of the down_proj input is R4", "[forward][layers]") {
@@ -209,6 +246,12 @@ TEST_CASE("scales fold into a checkpoint; what runs online does not", "[fold][la
   static_cast<void>(fold(cpu, model, rotations, folder / "out", {}));
   Model const folded = Model::open(folder / "out");
   CHECK(relative_difference(logits(cpu, folded, tokens), logits(cpu, model, tokens)) < 1e-4);
+  for (std::size_t i = 0; i < 2; ++i) rotations.layers[i].mlp_shift = random_shift(32, i);
+  FoldReport const shifted = fold(cpu, model, rotations, folder / "shifted", {});
+  REQUIRE(shifted.notes.size() == 1);
+  CHECK(logits(cpu, Model::open(folder / "shifted"), tokens) == logits(cpu, folded, tokens));
+  REQUIRE(load_rotations(folder / "shifted/rotations.safetensors", model.config()).layers[1].mlp_shift ==
+          rotations.layers[1].mlp_shift);
   Rotations const kept = load_rotations(folder / "out/rotations.safetensors", model.config());
   REQUIRE(kept.layers[1].down_scale->scale() == rotations.layers[1].down_scale->scale());
 
@@ -234,6 +277,9 @@ TEST_CASE("transforms come back from their file as they were", "[layers][rotatio
     REQUIRE(a.value_scale->scale() == b.value_scale->scale());
     REQUIRE(a.mlp_scale->scale() == b.mlp_scale->scale());
     REQUIRE(a.down_scale->scale() == b.down_scale->scale());
+    REQUIRE(a.attention_shift == b.attention_shift);
+    REQUIRE(a.mlp_shift == b.mlp_shift);
+    REQUIRE(a.key_shift == b.key_shift);
     REQUIRE(a.down_proj_input->steps().size() == 6);
     REQUIRE(std::get<BlockRotation>(a.down_proj_input->steps()[1]).rotations().size() == 1);
     REQUIRE(std::get<BlockRotation>(a.down_proj_input->steps()[3]).rotations().size() == 6);
@@ -274,6 +320,7 @@ TEST_CASE("a malformed file of transforms is refused with the tensor's name", "[
   for (std::size_t i = 0; i < 32; ++i) twice[i] = static_cast<double>(i / 2);
   refuse({"model.layers.0.attention_scale", Dtype::f64, {32}}, scale, "channel 5");
   refuse({"model.layers.1.value_scale", Dtype::f64, {32}}, scale, "F64 of 16");
+  refuse({"model.layers.1.key_shift", Dtype::f64, {32}}, scale, "F64 of 16");
   refuse({"model.layers.0.q_proj_input.0.scale", Dtype::f64, {32}}, scale, "positive");
   refuse({"model.layers.0.q_proj_input.0.permutation", Dtype::i64, {32}}, twice, "twice");
   refuse({"model.layers.0.q_proj_input.0.permutation", Dtype::f64, {32}}, scale, "I64 of 32");
@@ -304,4 +351,9 @@ TEST_CASE("transforms of another size are refused with layer and part", "[layers
   REQUIRE_INVALID(rotations.validate(config), "o_proj_input of layer 1 is for 16");
   rotations.layers[1] = {.key_rotation = DenseRotation(haar_rotation(4, 1))};
   REQUIRE_INVALID(rotations.validate(config), "key_rotation of layer 1 is for 4");
+  rotations.layers[1] = {.mlp_shift = random_shift(16, 1)};
+  REQUIRE_INVALID(rotations.validate(config), "mlp_shift of layer 1 is for 16");
+  rotations.layers[1] = {.key_shift = random_shift(16, 1)};
+  rotations.layers[1].key_shift[7] = std::nan("");
+  REQUIRE_INVALID(rotations.validate(config), "key_shift of layer 1 is not finite in channel 7");
 }

@@ -123,7 +123,9 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
     REQUIRE(found[i].r1_seconds.size() == found[i].r1_loss.size());
     REQUIRE((found[i].r1_steps > 0) == signal);
     REQUIRE((found[i].r2_steps > 0) == signal);
-    if (learns && traits(runs[i].method).objective == LearnedObjective::whip)
+    bool const centred = traits(runs[i].method).means == InputMeans::subtracted;
+    if (centred) REQUIRE(found[i].rotations.layers.size() == 2);
+    if (learns && traits(runs[i].method).objective == LearnedObjective::whip && !centred)
       REQUIRE(found[i].whip_after < found[1].whip_after);  // quarot, where they begin
   }
   ModelCalibration const& dartquant = found[2];
@@ -132,6 +134,35 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
   ModelCalibration const alone = calibrate(cpu, model, tokens, runs[2]);
   REQUIRE(alone.rotations.r1 == dartquant.rotations.r1);
   REQUIRE(alone.rotations.r2 == dartquant.rotations.r2);
+}
+
+TEST_CASE("centred calibration finds the means of inputs and keys", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(8, 32, 64);
+  ModelCalibrationOptions const options{.method = Method::centred, .seed = 3};
+  ModelCalibration const found = calibrate(Cpu(1), model, tokens, options);
+  ForwardOptions forward = forward_options(found, {.r1 = true, .r2 = true, .r3 = true, .r4 = true}, {});
+  double largest = 0;
+  index_t seen = 0;
+  forward.observer = [&](Site site, index_t, index_t, MatrixView<float const> X) {
+    if (site != Site::q_proj_input && site != Site::up_proj_input && site != Site::key) return;
+    largest = std::max<double>(largest, as_eigen(X).colwise().mean().cwiseAbs().maxCoeff());
+    ++seen;
+  };
+  static_cast<void>(hidden_states(Cpu(1), model, tokens, forward));
+  REQUIRE(seen == 2 * 3);  // all tokens at a time
+  REQUIRE(largest < 1e-4);
+  for (int const threads : {2, 3}) {
+    ModelCalibration const again = calibrate(Cpu(threads), model, tokens, options);
+    REQUIRE(again.rotations.r1 == found.rotations.r1);
+    REQUIRE(again.rotations.layers[1].key_shift == found.rotations.layers[1].key_shift);
+    REQUIRE(again.rotations.layers[1].mlp_shift == found.rotations.layers[1].mlp_shift);
+  }
+  ModelCalibration const among =
+      calibrate_all(Cpu(2), model, tokens, std::vector{ModelCalibrationOptions{}, options})[1];
+  REQUIRE(among.rotations.r1 == found.rotations.r1);
+  REQUIRE(among.whip_before == found.whip_before);
 }
 
 TEST_CASE("calibration looks only at the rotations asked for", "[calibrate]") {
@@ -181,12 +212,13 @@ TEST_CASE("calibration options are checked", "[calibrate][bad]") {
   REQUIRE_INVALID(calibrate_all(cpu, model, tokens, {}), "0 runs");
 }
 
-TEST_CASE("whip calibration lowers the perplexity of tiny-llama at w16a4", "[calibrate][real]") {
+TEST_CASE("whip calibration lowers the perplexity of tiny-llama at w16a4, about the means more", "[calibrate][real]") {
   RealModel const real = real_models()[0];
   Model const model = Model::open(real.folder);
   Cpu const cpu(2);
   TokenWindows const windows = real.windows(24);
-  std::vector<ModelCalibrationOptions> const runs{{.method = Method::rtn}, {.method = Method::dartquant}};
+  std::vector<ModelCalibrationOptions> const runs{{.method = Method::rtn}, {.method = Method::dartquant},
+                                                  {.method = Method::centred}};
   std::vector<ModelCalibration> const found = calibrate_all(cpu, model, windows, runs);
   REQUIRE(found[1].whip_after < 0.495);
   Quantization const quantization{.scheme = Scheme::parse("w16a4")};
@@ -194,6 +226,7 @@ TEST_CASE("whip calibration lowers the perplexity of tiny-llama at w16a4", "[cal
     return evaluate(cpu, model, windows, forward_options(calibration, {.r1 = true}, quantization)).perplexity;
   };
   REQUIRE(perplexity(found[1]) < 0.9 * perplexity(found[0]));
+  REQUIRE(perplexity(found[2]) < 0.99 * perplexity(found[1]));
 }
 
 TEST_CASE("a plan grows with the job", "[plan]") {

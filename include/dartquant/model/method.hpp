@@ -28,7 +28,8 @@ enum class Method {
   duquant_lwc,
   duquant_released,
   zigzag_hadamard,
-  quarot_heads
+  quarot_heads,
+  centred
 };
 
 /// Where the rotations of a method come from.
@@ -67,6 +68,12 @@ enum class SiteChain {
   heads_hadamard     ///< only at o_proj: a Hadamard transform across the heads
 };
 
+/// What happens to the means of the q_proj inputs, the up_proj inputs and the keys.
+enum class InputMeans {
+  kept,
+  subtracted  ///< online, see the shifts of LayerTransforms; R1 is learned about them
+};
+
 /// One row of the table of methods.
 struct MethodTraits {
   Method method;
@@ -76,6 +83,7 @@ struct MethodTraits {
   LearnedObjective objective = LearnedObjective::whip;  ///< of learned rotations
   LearningRule rule = LearningRule::qr_orth;            ///< of learned rotations
   SiteChain sites = SiteChain::none;
+  InputMeans means = InputMeans::kept;
   std::optional<double> smoothing{};  ///< alpha of DuQuant's smoothing of the four inputs; absent: none
   /// Its weights are rounded in ranges that are learned, whatever rounding was asked for.
   bool learned_clip = false;

@@ -50,11 +50,19 @@ struct LayerTransforms {
   std::optional<Transform> o_proj_input{};         ///< [heads * head_dim]
   std::optional<Transform> up_proj_input{};        ///< [hidden], also of gate_proj
   std::optional<Transform> down_proj_input{};      ///< [intermediate]; in this layer it takes the place of R4
+  /// Subtracted online from the inputs of q_proj and up_proj, [hidden] each in the basis before R1 and before
+  /// scales and transforms, with the gain of the norm folded; empty: nothing. What the linear maps lose is in
+  /// their biases, b <- b + W shift, with W in full precision. Cost: one addition per channel and token.
+  std::vector<double> attention_shift{}, mlp_shift{};
+  /// Subtracted from K [kv_heads * head_dim] after RoPE, before R3; empty: nothing. All scores of a query
+  /// change by the same amount, which softmax does not see. Cost: one addition per channel and token.
+  std::vector<double> key_shift{};
   /// [head_dim], on every head of Q and K after RoPE, online; in this layer it takes the place of the
   /// Hadamard R3.
   std::optional<DenseRotation> key_rotation{};
 
-  /// True when something runs online, so that a checkpoint alone cannot hold the layer.
+  /// True when a transform or rotation runs online, so that a checkpoint alone cannot hold the layer. Shifts
+  /// do not count: without them a layer computes the same, its inputs are only harder to quantize.
   [[nodiscard]] bool online() const;
 };
 
@@ -72,9 +80,13 @@ struct Rotations {
   [[nodiscard]] double r2_orthogonality() const;
 };
 
+/// What a checkpoint can hold of `rotations`: all but the shifts of inputs and keys.
+[[nodiscard]] Rotations without_shifts(Rotations rotations);
+
 /// Writes one safetensors file with `metadata` in its header: `R1` F64 [hidden, hidden];
 /// `model.layers.i.self_attn.R2` F64 [kv_heads, head_dim, head_dim]; and of LayerTransforms the scales
 /// `model.layers.i.attention_scale` (value_scale, mlp_scale, down_scale) F64 [channels],
+/// the shifts `model.layers.i.attention_shift` (mlp_shift, key_shift) F64 [channels],
 /// `model.layers.i.key_rotation` F64 [head_dim, head_dim], and step k of a transform as one of
 ///   `model.layers.i.q_proj_input.k.scale` F64 [channels], `....permutation` I64 [channels] (the source of
 ///   each channel), `....block_rotation` F64 [1 or blocks, block, block], `....hadamard` I64 [1] (the block),

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/centred_sample.hpp"
+
+#include <algorithm>
+
+namespace dartquant::detail {
+
+void CentredSample::Mean::add(MatrixView<float const> X) {
+  if (sum.size() == 0) sum.setZero(1, X.cols());
+  for (index_t row = 0; row < X.rows(); ++row) sum += as_eigen(X.rows(row, 1)).cast<double>();
+  tokens += X.rows();
+}
+
+std::vector<double> CentredSample::Mean::value() const {
+  RowMatrix<double> const mean = sum / static_cast<double>(std::max<index_t>(tokens, 1));
+  return {mean.data(), mean.data() + mean.size()};
+}
+
+CentredSample::CentredSample(ModelConfig const& config, index_t rows, std::uint64_t seed)
+    : keys_(static_cast<std::size_t>(config.layers)) {
+  index_t const sites = 2 * config.layers;
+  for (index_t site = 0; site < sites; ++site)
+    inputs_.push_back({{}, ActivationSample(config.hidden, (rows + sites - 1) / sites, seed)});
+}
+
+void CentredSample::add(Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+  auto const index = static_cast<std::size_t>(layer);
+  if (site == Site::key) keys_[index].add(X);
+  if (site != Site::q_proj_input && site != Site::up_proj_input) return;
+  Input& input = inputs_[2 * index + (site == Site::up_proj_input ? 1 : 0)];
+  input.mean.add(X);
+  input.sample.add(X, static_cast<std::uint64_t>(first_token));
+}
+
+std::vector<LayerTransforms> CentredSample::shifts() const {
+  std::vector<LayerTransforms> layers(keys_.size());
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    layers[layer].attention_shift = inputs_[2 * layer].mean.value();
+    layers[layer].mlp_shift = inputs_[2 * layer + 1].mean.value();
+    layers[layer].key_shift = keys_[layer].value();
+  }
+  return layers;
+}
+
+RowMatrix<float> CentredSample::rows() const {
+  index_t total = 0;
+  for (Input const& input : inputs_) total += input.sample.size();
+  RowMatrix<float> all(total, inputs_.front().sample.channels());
+  index_t first = 0;
+  for (Input const& input : inputs_) {
+    RowMatrix<float> const rows = input.sample.rows();
+    std::vector<double> const mean = input.mean.value();
+    auto const shift = Eigen::Map<Eigen::RowVectorXd const>(mean.data(), all.cols()).cast<float>().eval();
+    all.middleRows(first, rows.rows()) = rows.rowwise() - shift;
+    first += rows.rows();
+  }
+  return all;
+}
+
+}  // namespace dartquant::detail

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <dartquant/calibrate/sample.hpp>
+#include <dartquant/core/matrix.hpp>
+#include <dartquant/model/forward.hpp>
+#include <dartquant/model/rotations.hpp>
+
+namespace dartquant::detail {
+
+/// The means of the q_proj inputs, up_proj inputs and keys of every layer over all tokens of a pass, and a
+/// sample of the former two about their means. Every site gives the same number of rows. Memory: `rows`
+/// hidden floats and three vectors per layer.
+class CentredSample {
+ public:
+  /// At most about `rows` rows in all. Errors: those of ActivationSample.
+  CentredSample(ModelConfig const& config, index_t rows, std::uint64_t seed);
+
+  /// Called as an Observer, in the order of the tokens; other sites are ignored.
+  void add(Site site, index_t layer, index_t first_token, MatrixView<float const> X);
+
+  /// The means as the shifts of each layer.
+  [[nodiscard]] std::vector<LayerTransforms> shifts() const;
+  /// x - mean of its site [rows, hidden], site by site.
+  [[nodiscard]] RowMatrix<float> rows() const;
+
+ private:
+  struct Mean {
+    RowMatrix<double> sum{};  ///< [1, channels]
+    index_t tokens = 0;
+    void add(MatrixView<float const> X);
+    [[nodiscard]] std::vector<double> value() const;
+  };
+  struct Input {
+    Mean mean{};
+    ActivationSample sample;
+  };
+
+  std::vector<Input> inputs_;  ///< q_proj and up_proj input of layer 0, of layer 1, ...
+  std::vector<Mean> keys_;
+};
+
+}  // namespace dartquant::detail
