@@ -198,11 +198,12 @@ void run(QuantizeFlags const& flags) {
   Model const written = Model::open(output.path());
   Quantization weights_only = quantization;
   weights_only.scheme = {.weights = quantization.scheme.weights};
-  FoldCheck const check = check_written(cpu, model, in_memory(rotations, folded, weights_only, text), written,
+  Rotations const held = without_shifts(rotations);
+  FoldCheck const check = check_written(cpu, model, in_memory(held, folded, weights_only, text), written,
                                         check_windows(model, flags.source));
   std::optional<Measured> measured;
   if (windows.size() > 0)
-    measured = measure(cpu, model, written, windows, flags, in_memory(rotations, active, quantization, text),
+    measured = measure(cpu, model, written, windows, flags, in_memory(held, active, quantization, text),
                        progress);
   output.commit();
   write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));

@@ -133,6 +133,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
   if (options.rotations.r4) report.notes = online_rotations(model, {.active = {.r4 = true}}).notes;
+  Rotations const held = without_shifts(rotations);
   if (std::ranges::any_of(rotations.layers, detail::has_shifts))
     report.notes.push_back(
         "the shifts of inputs and keys stay in rotations.safetensors: the checkpoint computes the same "
@@ -140,9 +141,9 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   CheckpointWriter::Options writer_options;
   writer_options.shard_bytes = options.shard_bytes;
   CheckpointWriter writer(output, output_tensors(model, options), writer_options);
-  FoldedWeights const weights(cpu, model, &rotations, options.rotations, NormGains::folded);
+  FoldedWeights const weights(cpu, model, &held, options.rotations, NormGains::folded);
   ForwardOptions forward;
-  forward.rotations = &rotations;
+  forward.rotations = &held;
   forward.active = options.rotations;
   forward.hessian_windows = options.hessian_windows;
   RoundedLayers rounded(cpu, weights, options.weights, forward);
