@@ -203,8 +203,8 @@ void run(QuantizeFlags const& flags) {
                                         check_windows(model, flags.source));
   std::optional<Measured> measured;
   if (windows.size() > 0)
-    measured = measure(cpu, model, written, windows, flags, in_memory(held, active, quantization, text),
-                       progress);
+    measured =
+        measure(cpu, model, written, windows, flags, in_memory(held, active, quantization, text), progress);
   output.commit();
   write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);

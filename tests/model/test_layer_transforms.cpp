@@ -179,10 +179,10 @@ TEST_CASE("observers see what a layer's transforms make of its inputs", "[forwar
     INFO(name_of(site));
     CHECK((seen.at(site) - wanted).cwiseAbs().maxCoeff() < 1e-4 * wanted.cwiseAbs().maxCoeff());
   };
-  close(Site::q_proj_input,
-        about(Site::q_proj_input, layer.attention_shift) * matrix_of(layer.attention_scale) * layer.q_proj_input->matrix());
-  close(Site::up_proj_input,
-        about(Site::up_proj_input, layer.mlp_shift) * matrix_of(layer.mlp_scale) * layer.up_proj_input->matrix());
+  close(Site::q_proj_input, about(Site::q_proj_input, layer.attention_shift) *
+                                matrix_of(layer.attention_scale) * layer.q_proj_input->matrix());
+  close(Site::up_proj_input, about(Site::up_proj_input, layer.mlp_shift) * matrix_of(layer.mlp_scale) *
+                                 layer.up_proj_input->matrix());
   close(Site::down_proj_input,
         plain.at(Site::down_proj_input) * matrix_of(layer.down_scale) * layer.down_proj_input->matrix());
   close(Site::value, plain.at(Site::value) * matrix_of(layer.value_scale));

@@ -212,13 +212,14 @@ TEST_CASE("calibration options are checked", "[calibrate][bad]") {
   REQUIRE_INVALID(calibrate_all(cpu, model, tokens, {}), "0 runs");
 }
 
-TEST_CASE("whip calibration lowers the perplexity of tiny-llama at w16a4, about the means more", "[calibrate][real]") {
+TEST_CASE("whip calibration lowers the perplexity of tiny-llama at w16a4, about the means more",
+          "[calibrate][real]") {
   RealModel const real = real_models()[0];
   Model const model = Model::open(real.folder);
   Cpu const cpu(2);
   TokenWindows const windows = real.windows(24);
-  std::vector<ModelCalibrationOptions> const runs{{.method = Method::rtn}, {.method = Method::dartquant},
-                                                  {.method = Method::centred}};
+  std::vector<ModelCalibrationOptions> const runs{
+      {.method = Method::rtn}, {.method = Method::dartquant}, {.method = Method::centred}};
   std::vector<ModelCalibration> const found = calibrate_all(cpu, model, windows, runs);
   REQUIRE(found[1].whip_after < 0.495);
   Quantization const quantization{.scheme = Scheme::parse("w16a4")};
