@@ -202,6 +202,8 @@ ForwardOptions forward_options(ModelCalibration const& calibration, RotationSet 
   if (!traits(calibration.method).rotates()) options.active = {};
   if (quantization.scheme.kv == 16) options.active.r3 = false;
   options.quantization = quantization;
+  if (traits(calibration.method).learned_clip && quantization.weights().active())
+    options.quantization.weight_rounding = WeightRounding::learned_clip;
   return options;
 }
 

@@ -56,6 +56,8 @@ TEST_CASE("transforms that are found change nothing while nothing is quantized",
     found[i].rotations.validate(model.config());
     REQUIRE(found[i].rotations.layers.size() == 2);
     ForwardOptions const options = forward_options(found[i], {.r1 = true, .r2 = true, .r4 = true}, {});
+    ForwardOptions const rounded = forward_options(found[i], {}, {.scheme = Scheme::parse("w4a4")});
+    REQUIRE((rounded.quantization.weight_rounding == WeightRounding::learned_clip) == method.learned_clip);
     REQUIRE((options.active == RotationSet{}) == (runs[i].method != Method::quarot_heads));
     CHECK(relative_difference(logits(Cpu(1), model, tokens, options), plain) < 1e-4);
     REQUIRE(matrices_of(found[i]) == matrices_of(again[i]));  // same bytes for any number of threads

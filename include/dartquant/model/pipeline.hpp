@@ -131,8 +131,9 @@ struct Evaluation {
 [[nodiscard]] Evaluation evaluate(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                                   ForwardOptions const& options = {}, Baseline const* baseline = nullptr);
 
-/// The options of an evaluation of `calibration`'s rotations: `active` of them, and `quantization`. The
-/// result points to `calibration`, which must outlive it.
+/// The options of an evaluation of `calibration`'s rotations: `active` of them, and `quantization`, with
+/// learned clipping of the weights where the method has it (hessian_windows are then the caller's to set).
+/// The result points to `calibration`, which must outlive it.
 [[nodiscard]] ForwardOptions forward_options(ModelCalibration const& calibration, RotationSet active,
                                              Quantization const& quantization);
 
