@@ -6,21 +6,24 @@
 namespace dartquant::detail {
 
 void CentredSample::Mean::add(MatrixView<float const> X) {
-  if (sum.size() == 0) sum.setZero(1, X.cols());
-  for (index_t row = 0; row < X.rows(); ++row) sum += as_eigen(X.rows(row, 1)).cast<double>();
+  sum.resize(static_cast<std::size_t>(X.cols()));
+  for (index_t row = 0; row < X.rows(); ++row)
+    for (index_t col = 0; col < X.cols(); ++col)
+      sum[static_cast<std::size_t>(col)] += static_cast<double>(X(row, col));
   tokens += X.rows();
 }
 
 std::vector<double> CentredSample::Mean::value() const {
-  RowMatrix<double> const mean = sum / static_cast<double>(std::max<index_t>(tokens, 1));
-  return {mean.data(), mean.data() + mean.size()};
+  std::vector<double> mean = sum;
+  for (double& each : mean) each /= static_cast<double>(std::max<index_t>(tokens, 1));
+  return mean;
 }
 
 CentredSample::CentredSample(ModelConfig const& config, index_t rows, std::uint64_t seed)
     : keys_(static_cast<std::size_t>(config.layers)) {
   index_t const sites = 2 * config.layers;
   for (index_t site = 0; site < sites; ++site)
-    inputs_.push_back({{}, ActivationSample(config.hidden, (rows + sites - 1) / sites, seed)});
+    inputs_.emplace_back(ActivationSample(config.hidden, (rows + sites - 1) / sites, seed));
 }
 
 void CentredSample::add(Site site, index_t layer, index_t first_token, MatrixView<float const> X) {

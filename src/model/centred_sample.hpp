@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <dartquant/calibrate/sample.hpp>
@@ -29,12 +30,13 @@ class CentredSample {
 
  private:
   struct Mean {
-    RowMatrix<double> sum{};  ///< [1, channels]
+    std::vector<double> sum{};  ///< [channels]
     index_t tokens = 0;
     void add(MatrixView<float const> X);
     [[nodiscard]] std::vector<double> value() const;
   };
   struct Input {
+    explicit Input(ActivationSample empty) : sample(std::move(empty)) {}
     Mean mean{};
     ActivationSample sample;
   };
