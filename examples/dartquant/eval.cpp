@@ -191,7 +191,7 @@ void add_eval(CLI::App& program) {
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
   command
-      ->add_option("--windows,--samples,--chunks", flags->windows, "measure on the first N windows; 0: all")
+      ->add_option("--windows,--chunks", flags->windows, "measure on the first N windows; 0: all")
       ->type_name("N")
       ->check(at_least(0))
       ->capture_default_str();
