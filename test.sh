@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native aarch64)
+# Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native aarch64 cuda)
 set -euo pipefail
 cd "$(dirname "$0")"
 
-[ $# -gt 0 ] || set -- release asan-ubsan aarch64
+if [ $# -eq 0 ]; then
+  set -- release asan-ubsan aarch64
+  if command -v nvcc > /dev/null; then set -- "$@" cuda; else echo "no nvcc here: the CUDA machine is not built (its kernels still run on the CPU in the tests)"; fi
+fi
 extra=()
 case " $* " in *" clang "*) extra+=(clang) ;; esac
 case " $* " in *" aarch64 "*) extra+=(g++-aarch64-linux-gnu qemu-user) ;; esac

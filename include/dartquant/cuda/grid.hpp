@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+namespace dartquant::cuda {
+
+/// How many blocks run a kernel and how much dynamic shared memory each has. The threads of a block are a
+/// constant of the kernel (Body::threads).
+struct Grid {
+  int blocks_x = 1, blocks_y = 1, blocks_z = 1;
+  std::size_t shared_bytes = 0;
+};
+
+}  // namespace dartquant::cuda

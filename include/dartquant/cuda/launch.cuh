@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+
+#include <dartquant/cuda/device_thread.cuh>
+#include <dartquant/cuda/error.hpp>
+#include <dartquant/cuda/grid.hpp>
+
+#include <cuda_runtime.h>
+
+namespace dartquant::cuda {
+
+/// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
+/// threads of its blocks.
+template <class Body>
+__global__ void __launch_bounds__(Body::threads) body_kernel(Body const body) {
+  body(DeviceThread{});
+}
+
+/// Starts `body` on `stream`. No allocation, no synchronisation; may be captured in a CUDA graph. More than
+/// 48 KiB of shared memory are asked for as the runtime demands. Errors: CudaError.
+template <class Body>
+void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
+  static_assert(std::is_trivially_copyable_v<Body>, "the parameters of a kernel are copied to the device");
+  if (grid.blocks_x == 0 || grid.blocks_y == 0 || grid.blocks_z == 0) return;
+  if (grid.shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(body_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared_bytes)));
+  dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
+                    static_cast<unsigned>(grid.blocks_z)};
+  body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+  check(cudaGetLastError());
+}
+
+}  // namespace dartquant::cuda
