@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The tensor instructions, and the few others that kernels reach through the thread, in PTX. What each means
+// is written in plain C++ in tests/support/host_tensor_core.hpp, which runs the same kernels on the CPU.
+
+#include <cstdint>
+
+#include <dartquant/cuda/device_thread.cuh>
+
+namespace dartquant::cuda {
+
+__device__ inline std::uint32_t select_bytes(DeviceThread const&, std::uint32_t a, std::uint32_t b,
+                                             std::uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
+/// sum + the four signed bytes of the word.
+__device__ inline std::int32_t sum_bytes(DeviceThread const&, std::uint32_t word, std::int32_t sum) {
+  return __dp4a(static_cast<int>(word), 0x01010101, sum);
+}
+
+/// c [16, 8] += a [16, 32] b [32, 8] of signed bytes; a warp holds the operands as the PTX ISA lays out
+/// mma.m16n8k32: lane 4 r + q has a of rows r, r + 8, r, r + 8 and channels 4 q .. (a[0], a[1]) and 16 + 4 q
+/// .. (a[2], a[3]); b of column r and the same channels; c of rows r, r, r + 8, r + 8, columns 2 q, 2 q + 1.
+__device__ inline void multiply_bytes(DeviceThread const&, int (&c)[4], std::uint32_t const (&a)[4],
+                                      std::uint32_t b0, std::uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+/// c [16, 8] += a [16, 64] b [64, 8] of signed nibbles: as above with 8 channels in every word, 8 q .. and 32
+/// + 8 q .... Only 8.0 <= architecture < 9.0 has the instruction; newer compilers replace it by a long
+/// subroutine, so it is not there for them.
+__device__ inline void multiply_nibbles(DeviceThread const&, int (&c)[4], std::uint32_t const (&a)[4],
+                                        std::uint32_t b0, std::uint32_t b1) {
+#if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
+  asm("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+/// c [16, 8] += a [16, 16] b [16, 8] of 16-bit floats, summed in float: lane 4 r + q has a of rows r, r + 8,
+/// r, r + 8, channels 2 q, 2 q + 1 (a[0], a[1]) and 8 + 2 q, 9 + 2 q (a[2], a[3]); b of column r, the same.
+__device__ inline void multiply_floats(DeviceThread const&, Half, float (&c)[4], std::uint32_t const (&a)[4],
+                                       std::uint32_t b0, std::uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+__device__ inline void multiply_floats(DeviceThread const&, BFloat16, float (&c)[4],
+                                       std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+/// a - b of two 16-bit floats in a word.
+__device__ inline std::uint32_t subtract_pair(DeviceThread const&, Half, std::uint32_t a, std::uint32_t b) {
+  std::uint32_t difference = 0;
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+  return difference;
+}
+__device__ inline std::uint32_t subtract_pair(DeviceThread const&, BFloat16, std::uint32_t a,
+                                              std::uint32_t b) {
+  std::uint32_t difference = 0;
+#if __CUDA_ARCH__ >= 800
+  // sub.bf16x2 needs 9.0; -1 b + a rounds the same exact difference.
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(b), "r"(0xBF80BF80u), "r"(a));
+#endif
+  return difference;
+}
+
+}  // namespace dartquant::cuda
