@@ -3,6 +3,7 @@
 
 // Quantized operands of every kind, the CPU's product of them, and the same operands as the GPU takes them.
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -41,6 +42,11 @@ inline void fill_random(kernel_test::Plain const& q, unsigned seed) {
     }
   }
 }
+
+/// The exact product of float activations and dequantized weights, and what its float sums may be off.
+struct FloatReference {
+  std::vector<double> y, bound;
+};
 
 /// The operands of a case.
 struct Operands {
@@ -85,6 +91,35 @@ struct Operands {
     REQUIRE(dartquant_matmul(&cpu, &weights, packed.data(), packed_bytes, &x.q,
                              c.bias ? bias.data() : nullptr, &m, workspace.data(), bytes, 0, 1) == 0);
     return y;
+  }
+
+  /// W4A16 of X [tokens, in], with the bound of kernels.h and one more rounding for the bias.
+  template <class T>
+  FloatReference expected(std::vector<T> const& values, std::int64_t stride) const {
+    FloatReference all;
+    for (std::int64_t t = 0; t < c.tokens; ++t)
+      for (std::int64_t i = 0; i < c.out; ++i) {
+        double y = c.bias ? bias[static_cast<std::size_t>(i)] : 0.0, size = std::abs(y);
+        for (std::int64_t j = 0; j < c.in; ++j) {
+          std::int64_t const g = c.group == 0 ? 0 : j / c.group;
+          int const zero = c.w_asymmetric ? w.zero_point(i, g) : 8;
+          double const x_value = to_float(values[static_cast<std::size_t>(t * stride + j)]);
+          double const term = x_value * (w.code(i, j) - zero) * w.scale(i, g);
+          y += term;
+          size += std::abs(term);
+        }
+        all.y.push_back(y);
+        all.bound.push_back(static_cast<double>(c.in + w.groups() + 8) * std::ldexp(size, -24));
+      }
+    return all;
+  }
+  template <class T>
+  std::vector<T> float_values(std::int64_t stride) const {
+    std::mt19937 random(static_cast<unsigned>(5 + c.in));
+    std::vector<T> values(static_cast<std::size_t>(c.tokens * stride));
+    for (T& v : values)
+      v = from_float<T>(static_cast<float>(static_cast<int>(random() % 4001) - 2000) / 517.0f);
+    return values;
   }
 
   /// The weights in layout 2.

@@ -5,8 +5,12 @@
 #include <vector>
 
 #include <dartquant/cuda/activations.cuh>
+#include <dartquant/cuda/decode.cuh>
+#include <dartquant/cuda/float_product.cuh>
 #include <dartquant/cuda/int_product.cuh>
+#include <dartquant/cuda/multiply_float.cuh>
 #include <dartquant/cuda/multiply_mma.cuh>
+#include <dartquant/cuda/multiply_plain.cuh>
 
 #include "cuda/products.hpp"
 #include "support/catch.hpp"
@@ -83,6 +87,56 @@ void check_mma(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
   product.check();
 }
 
+template <int TokenTiles, bool Grouped>
+void check_decode(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
+  Operands const operands(c);
+  HostProduct product(operands, StagedOrder::bytes);
+  product.p.staged = nullptr;  // decode takes activations as they are, and sums them itself
+  product.p.x_sums = nullptr;
+  using Kernel = Decode<TokenTiles, Grouped>;
+  run_on_host(Kernel::grid(product.p), Kernel{product.p}, order);
+  product.check();
+}
+
+void check_plain(ProductCase const& c) {
+  Operands const operands(c);
+  HostProduct product(operands, StagedOrder::bytes);
+  product.p.zero_points_left = false;
+  run_on_host(plain_grid(product.p.y), MultiplyPlain{product.p});
+  product.check();
+}
+
+/// A W4A16 kernel within the bound; `aligned` rows are read 16 bytes at a time.
+template <class T, class Kernel>
+void check_float(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
+  Operands const operands(c);
+  auto const packed = operands.packed();
+  std::int64_t const stride = c.in + c.extra;
+  auto const values = operands.float_values<T>(stride);
+  std::vector<float> y(static_cast<std::size_t>(c.tokens * (c.out + 1)), -77.0f);
+  FloatProduct<T> p{};
+  p.w = Weights(operands.shape, reinterpret_cast<std::byte const*>(packed.data()));
+  p.x = {values.data(), stride, static_cast<int>(c.tokens), static_cast<int>(c.in),
+         stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(values.data()) % 16 == 0};
+  p.bias = c.bias ? operands.bias.data() : nullptr;
+  p.y = {y.data(), OutputType::float32, c.out + 1, static_cast<int>(c.tokens), static_cast<int>(c.out)};
+  if constexpr (requires { Kernel::grid(p); }) run_on_host(Kernel::grid(p), Kernel{p}, order);
+  else run_on_host(plain_grid(p.y), Kernel{p}, order);
+  auto const expected = operands.expected(values, stride);
+  std::int64_t wrong = 0;
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    for (std::int64_t i = 0; i < c.out; ++i) {
+      auto const at = static_cast<std::size_t>(t * c.out + i);
+      double const off =
+          static_cast<double>(y[static_cast<std::size_t>(t * (c.out + 1) + i)]) - expected.y[at];
+      wrong += !(std::abs(off) <= expected.bound[at]);
+    }
+    wrong += y[static_cast<std::size_t>(t * (c.out + 1) + c.out)] != -77.0f;
+  }
+  INFO("tokens " << c.tokens << ", out " << c.out << ", in " << c.in << ", group " << c.group);
+  CHECK(wrong == 0);
+}
+
 }  // namespace
 
 TEST_CASE("multiply_mma: bytes, one scale per output", "[cuda][matmul]") {
@@ -139,4 +193,79 @@ TEST_CASE("multiply_mma: nibbles", "[cuda][matmul]") {
                                          .x_asymmetric = true,
                                          .x_grouped = true},
                                         ThreadOrder::falling);
+}
+
+TEST_CASE("decode: one scale per output", "[cuda][matmul]") {
+  check_decode<1, false>({.tokens = 1, .out = 70, .in = 700, .bias = true});
+  check_decode<1, false>({.tokens = 8, .out = 32, .in = 64, .x_bits = 8, .x_asymmetric = true});
+  check_decode<2, false>({.tokens = 13,
+                          .out = 5,
+                          .in = 1030,
+                          .x_bits = 8,
+                          .w_asymmetric = true,
+                          .x_asymmetric = true,
+                          .bias = true,
+                          .extra = 1},
+                         ThreadOrder::falling);
+  check_decode<2, false>(
+      {.tokens = 16, .out = 33, .in = 201, .w_asymmetric = true, .x_asymmetric = true, .extra = 2},
+      ThreadOrder::shuffled);
+}
+
+TEST_CASE("decode: a scale per group", "[cuda][matmul]") {
+  check_decode<1, true>({.tokens = 3, .out = 40, .in = 704, .group = 32, .bias = true});
+  check_decode<1, true>({.tokens = 8,
+                         .out = 20,
+                         .in = 2200,
+                         .group = 128,
+                         .x_bits = 8,
+                         .w_asymmetric = true,
+                         .x_asymmetric = true},
+                        ThreadOrder::falling);
+  check_decode<2, true>({.tokens = 11,
+                         .out = 33,
+                         .in = 1100,
+                         .group = 64,
+                         .w_asymmetric = true,
+                         .x_asymmetric = true,
+                         .x_grouped = true,
+                         .bias = true,
+                         .extra = 3},
+                        ThreadOrder::shuffled);
+  check_decode<2, true>({.tokens = 16, .out = 16, .in = 500, .group = 96, .x_bits = 8, .x_grouped = true});
+}
+
+TEST_CASE("multiply_plain: any group", "[cuda][matmul]") {
+  check_plain({.tokens = 7,
+               .out = 35,
+               .in = 203,
+               .x_bits = 8,
+               .w_asymmetric = true,
+               .x_asymmetric = true,
+               .bias = true,
+               .extra = 1});
+  check_plain({.tokens = 3,
+               .out = 131,
+               .in = 120,
+               .group = 40,
+               .w_asymmetric = true,
+               .x_asymmetric = true,
+               .x_grouped = true});
+  check_plain({.tokens = 3, .out = 9, .in = 64, .group = 8, .x_grouped = true});
+}
+
+TEST_CASE("W4A16 kernels stay within the bound", "[cuda][matmul]") {
+  check_float<Half, DecodeFloat<Half, 1>>({.tokens = 5, .out = 40, .in = 600, .bias = true});
+  check_float<BFloat16, DecodeFloat<BFloat16, 2>>(
+      {.tokens = 14, .out = 35, .in = 331, .group = 32, .w_asymmetric = true, .extra = 1},
+      ThreadOrder::falling);
+  check_float<Half, MultiplyFloat<Half, true>>(
+      {.tokens = 40, .out = 70, .in = 329, .group = 128, .w_asymmetric = true, .bias = true, .extra = 7});
+  check_float<Half, MultiplyFloat<Half, true>>(
+      {.tokens = 130, .out = 17, .in = 72, .group = 32, .bias = true}, ThreadOrder::shuffled);
+  check_float<BFloat16, MultiplyFloat<BFloat16, false>>(
+      {.tokens = 20, .out = 140, .in = 200, .w_asymmetric = true}, ThreadOrder::falling);
+  check_float<float, MultiplyFloatPlain<float>>({.tokens = 3, .out = 9, .in = 90, .group = 8, .bias = true});
+  check_float<BFloat16, MultiplyFloatPlain<BFloat16>>(
+      {.tokens = 3, .out = 9, .in = 90, .w_asymmetric = true});
 }
