@@ -11,11 +11,13 @@
 #include <dartquant/cuda/multiply_float.cuh>
 #include <dartquant/cuda/multiply_mma.cuh>
 #include <dartquant/cuda/multiply_plain.cuh>
+#include <dartquant/cuda/multiply_wgmma.cuh>
 
 #include "cuda/products.hpp"
 #include "support/catch.hpp"
 #include "support/host_tensor_core.hpp"
 #include "support/host_thread.hpp"
+#include "support/host_warpgroup.hpp"
 
 using namespace dartquant;
 using namespace dartquant::cuda;
@@ -95,6 +97,16 @@ void check_decode(ProductCase const& c, ThreadOrder order = ThreadOrder::rising)
   product.p.x_sums = nullptr;
   using Kernel = Decode<TokenTiles, Grouped>;
   run_on_host(Kernel::grid(product.p), Kernel{product.p}, order);
+  product.check();
+}
+
+template <int TokenBlocks, bool Grouped>
+void check_wgmma(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
+  Operands const operands(c);
+  HostProduct product(operands, StagedOrder::blocks);
+  using Kernel = MultiplyWgmma<TokenBlocks, Grouped>;
+  run_on_host(Kernel::grid(product.p), Kernel{product.p, staged_layout(StagedOrder::blocks, c.tokens, c.in)},
+              order);
   product.check();
 }
 
@@ -268,4 +280,26 @@ TEST_CASE("W4A16 kernels stay within the bound", "[cuda][matmul]") {
   check_float<float, MultiplyFloatPlain<float>>({.tokens = 3, .out = 9, .in = 90, .group = 8, .bias = true});
   check_float<BFloat16, MultiplyFloatPlain<BFloat16>>(
       {.tokens = 3, .out = 9, .in = 90, .w_asymmetric = true});
+}
+
+TEST_CASE("multiply_wgmma, its instructions by their meaning", "[cuda][matmul]") {
+  check_wgmma<2, false>({.tokens = 37, .out = 51, .in = 203, .bias = true});
+  check_wgmma<2, false>({.tokens = 260,
+                         .out = 20,
+                         .in = 700,
+                         .x_bits = 8,
+                         .w_asymmetric = true,
+                         .x_asymmetric = true,
+                         .extra = 1},
+                        ThreadOrder::shuffled);
+  check_wgmma<1, true>({.tokens = 20, .out = 140, .in = 1100, .group = 128, .bias = true},
+                       ThreadOrder::falling);
+  check_wgmma<1, true>({.tokens = 129,
+                        .out = 17,
+                        .in = 300,
+                        .group = 256,
+                        .w_asymmetric = true,
+                        .x_asymmetric = true,
+                        .x_grouped = true},
+                       ThreadOrder::shuffled);
 }
