@@ -6,6 +6,7 @@
 
 #include <dartquant/cuda/activations.cuh>
 #include <dartquant/cuda/decode.cuh>
+#include <dartquant/cuda/decode_float.cuh>
 #include <dartquant/cuda/float_product.cuh>
 #include <dartquant/cuda/int_product.cuh>
 #include <dartquant/cuda/multiply_float.cuh>
@@ -286,13 +287,13 @@ TEST_CASE("multiply_wgmma, its instructions by their meaning", "[cuda][matmul]")
   check_wgmma<2, false>({.tokens = 37, .out = 51, .in = 203, .bias = true});
   check_wgmma<2, false>({.tokens = 260,
                          .out = 20,
-                         .in = 700,
+                         .in = 1500,
                          .x_bits = 8,
                          .w_asymmetric = true,
                          .x_asymmetric = true,
                          .extra = 1},
                         ThreadOrder::shuffled);
-  check_wgmma<1, true>({.tokens = 20, .out = 140, .in = 1100, .group = 128, .bias = true},
+  check_wgmma<1, true>({.tokens = 20, .out = 140, .in = 1700, .group = 128, .bias = true},
                        ThreadOrder::falling);
   check_wgmma<1, true>({.tokens = 129,
                         .out = 17,

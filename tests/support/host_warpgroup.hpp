@@ -99,7 +99,8 @@ inline void bulk_copy(HostThread const&, void* shared, void const* global, int b
 
 inline void warpgroup_fence(HostThread const&) {}
 inline void warpgroup_wait(HostThread const&) {}
-inline void hold(HostThread const&, std::int32_t (&)[16][4]) {}
+template <class Word, int Rows>
+void hold(HostThread const&, Word (&)[Rows][4]) {}
 
 inline void multiply_warpgroup(HostThread const& thread, std::int32_t (&d)[16][4],
                                std::uint32_t const (&a)[4], std::byte const* b, bool accumulate) {

@@ -66,12 +66,14 @@ __device__ inline void warpgroup_wait(DeviceThread const&) {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
-/// Keeps the compiler from touching the sums of running instructions: before the first, after the wait.
-__device__ inline void hold(DeviceThread const&, std::int32_t (&d)[16][4]) {
+/// Keeps the compiler from moving reads and writes of operands and sums across running instructions: before
+/// the fence, after the wait.
+template <class Word, int Rows>
+__device__ void hold(DeviceThread const&, Word (&words)[Rows][4]) {
 #pragma unroll
-  for (int j = 0; j < 16; ++j)
+  for (int j = 0; j < Rows; ++j)
 #pragma unroll
-    for (int c = 0; c < 4; ++c) asm volatile("" : "+r"(d[j][c])::"memory");
+    for (int c = 0; c < 4; ++c) asm volatile("" : "+r"(words[j][c])::"memory");
 }
 
 /// d [64, 128] = a [64, 32] b [32, 128] of signed bytes, + d where `accumulate`. Warp w of the warpgroup
@@ -118,7 +120,8 @@ __device__ inline void barrier_wait(DeviceThread const&, std::uint64_t*, int) { 
 __device__ inline void bulk_copy(DeviceThread const&, void*, void const*, int, std::uint64_t*) { __trap(); }
 __device__ inline void warpgroup_fence(DeviceThread const&) {}
 __device__ inline void warpgroup_wait(DeviceThread const&) {}
-__device__ inline void hold(DeviceThread const&, std::int32_t (&)[16][4]) {}
+template <class Word, int Rows>
+__device__ void hold(DeviceThread const&, Word (&)[Rows][4]) {}
 __device__ inline void multiply_warpgroup(DeviceThread const&, std::int32_t (&)[16][4],
                                           std::uint32_t const (&)[4], std::byte const*, bool) {
   __trap();
