@@ -16,8 +16,7 @@ void launch_float(cudaStream_t stream, MatmulPath path, FloatProduct<T> const& p
     auto const run = [&]<class Kernel>(Kernel const& kernel) { launch(stream, Kernel::grid(p), kernel); };
     if (path == MatmulPath::decode && p.y.tokens <= 8) return run(DecodeFloat<T, 1>{p});
     if (path == MatmulPath::decode) return run(DecodeFloat<T, 2>{p});
-    if (path == MatmulPath::mma_floats && p.w.groups > 1) return run(MultiplyFloat<T, true>{p});
-    if (path == MatmulPath::mma_floats) return run(MultiplyFloat<T, false>{p});
+    if (path == MatmulPath::mma_floats) return run(MultiplyFloat<T>{p});
   }
   launch(stream, plain_grid(p.y), MultiplyFloatPlain<T>{p});
 }

@@ -6,21 +6,15 @@
 #include "matmul_kernels.hpp"
 
 namespace dartquant::cuda::detail {
-namespace {
 
-template <MmaOperands Operands>
-void launch_mma(cudaStream_t stream, IntProduct const& p) {
-  using Grouped = MultiplyMma<Operands, true>;
-  using Whole = MultiplyMma<Operands, false>;
-  if (p.w.groups > 1) launch(stream, Grouped::grid(p), Grouped{p});
-  else launch(stream, Whole::grid(p), Whole{p});
+void launch_mma_bytes(cudaStream_t stream, IntProduct const& p) {
+  using Kernel = MultiplyMma<MmaOperands::bytes>;
+  launch(stream, Kernel::grid(p), Kernel{p});
 }
 
-}  // namespace
-
-void launch_mma_bytes(cudaStream_t stream, IntProduct const& p) { launch_mma<MmaOperands::bytes>(stream, p); }
 void launch_mma_nibbles(cudaStream_t stream, IntProduct const& p) {
-  launch_mma<MmaOperands::nibbles>(stream, p);
+  using Kernel = MultiplyMma<MmaOperands::nibbles>;
+  launch(stream, Kernel::grid(p), Kernel{p});
 }
 
 }  // namespace dartquant::cuda::detail

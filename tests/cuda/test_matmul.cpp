@@ -81,11 +81,11 @@ struct HostProduct {
   }
 };
 
-template <MmaOperands Operand, bool Grouped>
+template <MmaOperands Operand>
 void check_mma(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
   Operands const operands(c);
   HostProduct product(operands, Operand == MmaOperands::bytes ? StagedOrder::bytes : StagedOrder::nibbles);
-  using Kernel = MultiplyMma<Operand, Grouped>;
+  using Kernel = MultiplyMma<Operand>;
   run_on_host(Kernel::grid(product.p), Kernel{product.p}, order);
   product.check();
 }
@@ -155,57 +155,57 @@ void check_float(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) 
 TEST_CASE("multiply_mma: bytes, one scale per output", "[cuda][matmul]") {
   for (int const bits : {4, 8})
     for (bool const asymmetric : {false, true}) {
-      check_mma<MmaOperands::bytes, false>({.tokens = 37,
-                                            .out = 51,
-                                            .in = 203,
-                                            .x_bits = bits,
-                                            .w_asymmetric = asymmetric,
-                                            .x_asymmetric = asymmetric,
-                                            .bias = asymmetric,
-                                            .extra = asymmetric ? 3 : 0});
+      check_mma<MmaOperands::bytes>({.tokens = 37,
+                                     .out = 51,
+                                     .in = 203,
+                                     .x_bits = bits,
+                                     .w_asymmetric = asymmetric,
+                                     .x_asymmetric = asymmetric,
+                                     .bias = asymmetric,
+                                     .extra = asymmetric ? 3 : 0});
     }
-  check_mma<MmaOperands::bytes, false>({.tokens = 130, .out = 140, .in = 64}, ThreadOrder::falling);
-  check_mma<MmaOperands::bytes, false>({.tokens = 1, .out = 1, .in = 1}, ThreadOrder::shuffled);
+  check_mma<MmaOperands::bytes>({.tokens = 130, .out = 140, .in = 64}, ThreadOrder::falling);
+  check_mma<MmaOperands::bytes>({.tokens = 1, .out = 1, .in = 1}, ThreadOrder::shuffled);
 }
 
 TEST_CASE("multiply_mma: bytes, a scale per group", "[cuda][matmul]") {
-  check_mma<MmaOperands::bytes, true>({.tokens = 9, .out = 130, .in = 200, .group = 32, .bias = true});
-  check_mma<MmaOperands::bytes, true>({.tokens = 33,
-                                       .out = 17,
-                                       .in = 328,
-                                       .group = 128,
-                                       .x_bits = 8,
-                                       .w_asymmetric = true,
-                                       .x_asymmetric = true,
-                                       .extra = 1});
-  check_mma<MmaOperands::bytes, true>({.tokens = 20,
-                                       .out = 40,
-                                       .in = 192,
-                                       .group = 64,
-                                       .w_asymmetric = true,
-                                       .x_asymmetric = true,
-                                       .x_grouped = true,
-                                       .bias = true},
-                                      ThreadOrder::falling);
-  check_mma<MmaOperands::bytes, true>(
+  check_mma<MmaOperands::bytes>({.tokens = 9, .out = 130, .in = 200, .group = 32, .bias = true});
+  check_mma<MmaOperands::bytes>({.tokens = 33,
+                                 .out = 17,
+                                 .in = 328,
+                                 .group = 128,
+                                 .x_bits = 8,
+                                 .w_asymmetric = true,
+                                 .x_asymmetric = true,
+                                 .extra = 1});
+  check_mma<MmaOperands::bytes>({.tokens = 20,
+                                 .out = 40,
+                                 .in = 192,
+                                 .group = 64,
+                                 .w_asymmetric = true,
+                                 .x_asymmetric = true,
+                                 .x_grouped = true,
+                                 .bias = true},
+                                ThreadOrder::falling);
+  check_mma<MmaOperands::bytes>(
       {.tokens = 20, .out = 40, .in = 160, .group = 96, .x_bits = 8, .x_grouped = true},
       ThreadOrder::shuffled);
 }
 
 TEST_CASE("multiply_mma: nibbles", "[cuda][matmul]") {
-  check_mma<MmaOperands::nibbles, false>({.tokens = 37, .out = 51, .in = 203, .extra = 1});
-  check_mma<MmaOperands::nibbles, false>(
+  check_mma<MmaOperands::nibbles>({.tokens = 37, .out = 51, .in = 203, .extra = 1});
+  check_mma<MmaOperands::nibbles>(
       {.tokens = 12, .out = 20, .in = 90, .w_asymmetric = true, .x_asymmetric = true, .bias = true},
       ThreadOrder::shuffled);
-  check_mma<MmaOperands::nibbles, true>({.tokens = 9, .out = 130, .in = 328, .group = 64, .bias = true});
-  check_mma<MmaOperands::nibbles, true>({.tokens = 20,
-                                         .out = 40,
-                                         .in = 300,
-                                         .group = 128,
-                                         .w_asymmetric = true,
-                                         .x_asymmetric = true,
-                                         .x_grouped = true},
-                                        ThreadOrder::falling);
+  check_mma<MmaOperands::nibbles>({.tokens = 9, .out = 130, .in = 328, .group = 64, .bias = true});
+  check_mma<MmaOperands::nibbles>({.tokens = 20,
+                                   .out = 40,
+                                   .in = 300,
+                                   .group = 128,
+                                   .w_asymmetric = true,
+                                   .x_asymmetric = true,
+                                   .x_grouped = true},
+                                  ThreadOrder::falling);
 }
 
 TEST_CASE("decode: one scale per output", "[cuda][matmul]") {
@@ -272,12 +272,12 @@ TEST_CASE("W4A16 kernels stay within the bound", "[cuda][matmul]") {
   check_float<BFloat16, DecodeFloat<BFloat16, 2>>(
       {.tokens = 14, .out = 35, .in = 331, .group = 32, .w_asymmetric = true, .extra = 1},
       ThreadOrder::falling);
-  check_float<Half, MultiplyFloat<Half, true>>(
+  check_float<Half, MultiplyFloat<Half>>(
       {.tokens = 40, .out = 70, .in = 329, .group = 128, .w_asymmetric = true, .bias = true, .extra = 7});
-  check_float<Half, MultiplyFloat<Half, true>>(
-      {.tokens = 130, .out = 17, .in = 72, .group = 32, .bias = true}, ThreadOrder::shuffled);
-  check_float<BFloat16, MultiplyFloat<BFloat16, false>>(
-      {.tokens = 20, .out = 140, .in = 200, .w_asymmetric = true}, ThreadOrder::falling);
+  check_float<Half, MultiplyFloat<Half>>({.tokens = 130, .out = 17, .in = 72, .group = 32, .bias = true},
+                                         ThreadOrder::shuffled);
+  check_float<BFloat16, MultiplyFloat<BFloat16>>({.tokens = 20, .out = 140, .in = 200, .w_asymmetric = true},
+                                                 ThreadOrder::falling);
   check_float<float, MultiplyFloatPlain<float>>({.tokens = 3, .out = 9, .in = 90, .group = 8, .bias = true});
   check_float<BFloat16, MultiplyFloatPlain<BFloat16>>(
       {.tokens = 3, .out = 9, .in = 90, .w_asymmetric = true});

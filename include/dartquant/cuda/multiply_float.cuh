@@ -14,7 +14,7 @@ namespace dartquant::cuda {
 /// x 32. Weights become floats in registers. Rows of activations lie in shared memory as 8 chunks of 16
 /// bytes, those of odd tokens with their halves exchanged, so that no two lanes of a quarter warp meet in a
 /// bank.
-template <class T, bool Grouped>
+template <class T>
 struct MultiplyFloat {
   static constexpr int threads = 256, stages = 3;
   static constexpr int block_outputs = 128, block_tokens = 128;
@@ -35,7 +35,7 @@ struct MultiplyFloat {
     for (int tile = 0; tile < stages - 1; ++tile) copy(thread, tile);
     float dot[panels][token_tiles][4] = {};
     float sum[panels][token_tiles][4] = {};
-    int const steps_of_group = Grouped ? p.w.width / 32 : 2 * tiles;
+    int const steps_of_group = p.w.groups > 1 ? p.w.width / 32 : 2 * tiles;
     for (int tile = 0, step = 0, group = 0; tile < tiles; ++tile) {
       thread.template wait_copies<stages - 2>();
       thread.synchronize();

@@ -17,9 +17,9 @@ enum class MmaOperands { bytes, nibbles };
 /// Y = X W^T + bias for many tokens with mma.sync: integer tensor instructions of a warp. A block computes
 /// 128 outputs x 128 tokens, each of its 8 warps 64 x 32; weights are the first operand (rows = outputs),
 /// activations the second. Tiles of 64 channels arrive in shared memory by asynchronous copies, `stages`
-/// deep; a lane finds the bytes of its fragments in one piece, so no bank conflicts and no shuffles. Grouped:
-/// integers are scaled and added in float after every group; else after all channels.
-template <MmaOperands Operands, bool Grouped>
+/// deep; a lane finds the bytes of its fragments in one piece, so no bank conflicts and no shuffles.
+/// Integers are scaled and added in float after every group.
+template <MmaOperands Operands>
 struct MultiplyMma {
   static constexpr int threads = 256, stages = 4;
   static constexpr int block_outputs = 128, block_tokens = 128;
@@ -44,7 +44,7 @@ struct MultiplyMma {
     std::int32_t dot[panels][token_tiles][4] = {};
     float sum[panels][token_tiles][4] = {};
     float scales[panels][2] = {};
-    int const steps_of_group = Grouped ? p.w.width * steps / 64 : tiles * steps;
+    int const steps_of_group = p.w.groups > 1 ? p.w.width * steps / 64 : tiles * steps;
     for (int tile = 0, step = 0, group = 0; tile < tiles; ++tile) {
       thread.template wait_copies<stages - 2>();
       thread.synchronize();
