@@ -16,7 +16,7 @@ namespace dartquant::cuda {
 /// threads, so 3 or 1 blocks.
 template <int Threads>
 struct HadamardRows {
-  static constexpr int threads = Threads;
+  static constexpr int threads = Threads, blocks = 512 / Threads;
   RowTransformStep transform;
   StoredRows y;
 
@@ -33,7 +33,8 @@ struct HadamardRows {
     float factor = 0;
     index_t row_at = 0;
     bool inside = false;
-    for (int j = 0; j < 16; ++j) {
+    unrolled<16>([&](auto index) {
+      constexpr int j = index;
       if ((j & (tile.join - 1)) == 0) {
         auto const vector = static_cast<std::uint32_t>(held.vector(j));
         tile_row = tile.row_units.quotient(vector >> 3);
@@ -48,7 +49,7 @@ struct HadamardRows {
       if (inside && col < tile.cols)
         store_vector(thread, v[j], factor, y.data, y.type, row_at + col, tile.cols - col, y.vectors != 0);
       col += 4 << held.log_step;
-    }
+    });
   }
 };
 

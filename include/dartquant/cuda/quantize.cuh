@@ -132,7 +132,7 @@ DARTQUANT_HD inline int level_of(float x, GroupMap const& map, std::uint32_t off
 /// all three are close to one another.
 template <int Threads>
 struct QuantizeRows {
-  static constexpr int threads = Threads;
+  static constexpr int threads = Threads, blocks = 512 / Threads;
   RowTransformStep transform;
   QuantizeStep q;
 
@@ -170,9 +170,10 @@ struct QuantizeRows {
                                        std::uint32_t* ranges) const {
     RowTile const& tile = transform.tile;
     detail::GroupRange range;
-    for (int j = 0; j < 16; ++j) {
+    unrolled<16>([&](auto index) {
+      constexpr int j = index;
       for (int e = 0; e < 4; ++e) detail::widen(thread, range, v[j][e], q.symmetry);
-      if (((j + 1) & (tile.join - 1)) != 0) continue;
+      if (((j + 1) & (tile.join - 1)) != 0) return;
       detail::widen_by_lanes(thread, range, 8, q.symmetry);
       auto const vector = static_cast<std::uint32_t>(held.vector(j));
       std::uint32_t const tile_row = tile.row_units.quotient(vector >> 3);
@@ -185,7 +186,7 @@ struct QuantizeRows {
           thread.atomic_max(at, std::bit_cast<std::uint32_t>(range.low));
       }
       range = {};
-    }
+    });
   }
 
   /// The same for any group: values go back to shared memory, then a warp reads each group.
@@ -240,7 +241,8 @@ struct QuantizeRows {
     std::uint8_t* at = q.levels;
     bool inside = false;
     int const hop = (4 << held.log_step) * q.bits / 8;
-    for (int j = 0; j < 16; ++j) {
+    unrolled<16>([&](auto index) {
+      constexpr int j = index;
       if ((j & (tile.join - 1)) == 0) {
         auto const vector = static_cast<std::uint32_t>(held.vector(j));
         std::uint32_t const tile_row = tile.row_units.quotient(vector >> 3);
@@ -259,7 +261,7 @@ struct QuantizeRows {
         else *reinterpret_cast<std::uint32_t*>(at) = word;
       }
       at += hop;
-    }
+    });
   }
 
   /// The same byte by byte, from shared memory.
@@ -272,16 +274,17 @@ struct QuantizeRows {
     for (int n = thread.index(); n < tile.tile_rows * row_bytes; n += thread.count()) {
       int const row = n / row_bytes, byte = n - row * row_bytes;
       if (first_row + static_cast<std::uint32_t>(row) >= tile.rows) break;
-      int levels[2] = {0, 0};
+      int even = 0, odd = 0;
       for (int k = 0; k < each; ++k) {
         int const col = byte * each + k;
         if (col >= tile.cols) continue;
         detail::GroupMap const map = maps[group_of(static_cast<std::uint32_t>(row), col)];
-        levels[k] = detail::level_of(floats[row * tile.pitch + col], map, detail::offset_of(map, q), q);
+        int& level = k == 0 ? even : odd;
+        level = detail::level_of(floats[row * tile.pitch + col], map, detail::offset_of(map, q), q);
       }
       RowPlace const place = place_of(tile, first_row + static_cast<std::uint32_t>(row));
       q.levels[place.row * q.level_stride + place.first / each + byte] =
-          each == 2 ? pack_int4(levels[0], levels[1]) : static_cast<std::uint8_t>(levels[0]);
+          each == 2 ? pack_int4(even, odd) : static_cast<std::uint8_t>(even);
     }
   }
 };

@@ -170,6 +170,7 @@ namespace detail {
     step.norm = 1;
     step.gain = norm->gain;
     step.gain_type = norm->gain_type;
+    step.gain_vectors = detail::aligned_to(norm->gain, 16) && plan.tile.cols % 32 == 0 ? 1 : 0;
     step.epsilon = norm->epsilon;
   }
   if (transform.block != 0)

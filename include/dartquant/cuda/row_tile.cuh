@@ -3,6 +3,8 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include <dartquant/core/half.hpp>
 #include <dartquant/core/platform.hpp>
@@ -94,37 +96,60 @@ struct StoredRows {
   int vectors = 0;  ///< 1: rows begin on multiples of the access and hold whole accesses
 };
 
+/// f(0), ..., f(Count - 1) with indices that are constants, so that arrays they index stay in registers.
+template <int Count, class Function>
+DARTQUANT_DEVICE void unrolled(Function const& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) { (f(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, Count>{});
+}
+
+/// Where a unit lies in stored data: its first element, and how many of its 32 there are.
+struct UnitPlace {
+  index_t at = 0;
+  int count = 0;
+};
+
 template <class T, class Thread>
-DARTQUANT_DEVICE void load_unit_as(Thread const& thread, T const* x, int count, bool vectors,
-                                   float (&y)[32]) {
-  if (vectors) {
-    constexpr int each = 16 / static_cast<int>(sizeof(T));
-    for (int k = 0; k < 32 / each; ++k) {
+DARTQUANT_DEVICE void convert_unit(Thread const& thread, Words4 const (&raw)[sizeof(T) * 2], float (&y)[32]) {
+  for (int k = 0; k < static_cast<int>(sizeof(T) * 2); ++k)
+    for (int e = 0; e < 4; ++e) {
+      std::uint32_t const word = raw[k].x[e];
       if constexpr (sizeof(T) == 4) {
-        Float4 const v = reinterpret_cast<Float4 const*>(x)[k];
-        for (int e = 0; e < 4; ++e) y[4 * k + e] = v.x[e];
+        y[4 * k + e] = std::bit_cast<float>(word);
       } else {
-        Words4 const v = reinterpret_cast<Words4 const*>(x)[k];
-        for (int e = 0; e < 4; ++e) {
-          y[8 * k + 2 * e] = thread.to_float(T{static_cast<std::uint16_t>(v.x[e])});
-          y[8 * k + 2 * e + 1] = thread.to_float(T{static_cast<std::uint16_t>(v.x[e] >> 16)});
-        }
+        y[8 * k + 2 * e] = thread.to_float(T{static_cast<std::uint16_t>(word)});
+        y[8 * k + 2 * e + 1] = thread.to_float(T{static_cast<std::uint16_t>(word >> 16)});
       }
     }
+}
+
+template <class T, class Thread>
+DARTQUANT_DEVICE void load_units_as(Thread const& thread, T const* x, UnitPlace const& one,
+                                    UnitPlace const& two, bool vectors, float (&y)[32], float (&z)[32]) {
+  if (vectors) {
+    Words4 first[sizeof(T) * 2] = {}, second[sizeof(T) * 2] = {};  // all under way before the first is used
+    for (int k = 0; k < static_cast<int>(sizeof(T) * 2); ++k)
+      if (one.count > 0) first[k] = reinterpret_cast<Words4 const*>(x + one.at)[k];
+    for (int k = 0; k < static_cast<int>(sizeof(T) * 2); ++k)
+      if (two.count > 0) second[k] = reinterpret_cast<Words4 const*>(x + two.at)[k];
+    convert_unit<T>(thread, first, y);
+    convert_unit<T>(thread, second, z);
   } else {
-    for (int e = 0; e < 32; ++e) y[e] = e < count ? thread.to_float(x[e]) : 0.0f;
+    for (int e = 0; e < 32; ++e) y[e] = e < one.count ? thread.to_float(x[one.at + e]) : 0.0f;
+    for (int e = 0; e < 32; ++e) z[e] = e < two.count ? thread.to_float(x[two.at + e]) : 0.0f;
   }
 }
 
-/// `count` (at most 32; all of them where `vectors`) values from element `at` of stored data; zeros behind.
+/// Two units of stored data as floats, zeros where there is nothing; whole ones where `vectors`.
 template <class Thread>
-DARTQUANT_DEVICE void load_unit(Thread const& thread, void const* data, ElementType type, index_t at,
-                                int count, bool vectors, float (&y)[32]) {
+DARTQUANT_DEVICE void load_units(Thread const& thread, void const* data, ElementType type,
+                                 UnitPlace const& one, UnitPlace const& two, bool vectors, float (&y)[32],
+                                 float (&z)[32]) {
   if (type == ElementType::float32)
-    load_unit_as(thread, static_cast<float const*>(data) + at, count, vectors, y);
+    load_units_as(thread, static_cast<float const*>(data), one, two, vectors, y, z);
   else if (type == ElementType::float16)
-    load_unit_as(thread, static_cast<Half const*>(data) + at, count, vectors, y);
-  else load_unit_as(thread, static_cast<BFloat16 const*>(data) + at, count, vectors, y);
+    load_units_as(thread, static_cast<Half const*>(data), one, two, vectors, y, z);
+  else load_units_as(thread, static_cast<BFloat16 const*>(data), one, two, vectors, y, z);
 }
 
 template <class T, class Thread>

@@ -26,7 +26,8 @@ struct RowTransformStep {
   std::int32_t const* permutation = nullptr;
   void const* gain = nullptr;
   ElementType gain_type = ElementType::float32;
-  int norm = 0;  ///< 1: RMSNorm comes first
+  int gain_vectors = 0;  ///< as StoredRows::vectors
+  int norm = 0;          ///< 1: RMSNorm comes first
   double epsilon = 0;
   float factor = 1;
 };
@@ -96,40 +97,59 @@ DARTQUANT_HD inline void store_unit(TileFloats floats, int unit, float const (&x
     floats.vector(8 * unit + k) = {{x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]}};
 }
 
+/// Where a unit of the tile lies in a matrix of this stride; `gain` is its place in a row.
+DARTQUANT_HD inline UnitPlace unit_place(RowTile const& tile, std::uint32_t first_row, int unit,
+                                         index_t stride, UnitPlace& gain) {
+  std::uint32_t const tile_row = tile.row_units.quotient(static_cast<std::uint32_t>(unit));
+  std::uint32_t const row = first_row + tile_row;
+  if (unit >= tile.floats / 32 || static_cast<int>(tile_row) >= tile.tile_rows || row >= tile.rows) return {};
+  int const col = 32 * (unit - static_cast<int>(tile_row * tile.row_units.divisor));
+  RowPlace const place = place_of(tile, row);
+  int const count = tile.cols - col < 32 ? tile.cols - col : 32;
+  gain = {col, count};
+  return {place.row * stride + place.first + col, count};
+}
+
+DARTQUANT_HD inline float sum_of_squares(float const (&x)[32]) {
+  float sum = 0;
+  for (int e = 0; e < 32; ++e) sum += x[e] * x[e];
+  return sum;
+}
+
+template <class Thread>
+DARTQUANT_DEVICE void multiply_gain(Thread const& thread, RowTransformStep const& step,
+                                    UnitPlace const& place, float (&x)[32]) {
+  float gain[32], nothing[32];
+  load_units(thread, step.gain, step.gain_type, place, {}, step.gain_vectors != 0, gain, nothing);
+  for (int e = 0; e < 32; ++e) x[e] = x[e] * gain[e];
+}
+
 /// The rows of the tile from global to shared memory: times the gain, and through the first stages if
-/// `stages`.
+/// `stages`. A thread has at most two units.
 template <class Thread>
 DARTQUANT_DEVICE void load_rows(Thread const& thread, RowTransformStep const& step, std::uint32_t first_row,
                                 TileFloats floats, bool stages) {
   RowTile const& tile = step.tile;
-  auto* const squares = reinterpret_cast<float*>(thread.shared() + tile.sums_at);
-  for (int unit = thread.index(); unit < tile.floats / 32; unit += thread.count()) {
-    std::uint32_t const tile_row = tile.row_units.quotient(static_cast<std::uint32_t>(unit));
-    int const col = 32 * (unit - static_cast<int>(tile_row * tile.row_units.divisor));
-    std::uint32_t const row = first_row + tile_row;
-    bool const inside = static_cast<int>(tile_row) < tile.tile_rows && row < tile.rows;
-    float y[32];
-    if (inside) {
-      RowPlace const place = place_of(tile, row);
-      int const count = tile.cols - col < 32 ? tile.cols - col : 32;
-      load_unit(thread, step.x.data, step.x.type, place.row * step.x.stride + place.first + col, count,
-                step.x.vectors != 0, y);
-      if (step.norm != 0) {
-        float sum = 0;
-        for (int e = 0; e < 32; ++e) sum += y[e] * y[e];
-        squares[unit] = sum;
-        if (step.gain != nullptr) {
-          float gain[32];
-          load_unit(thread, step.gain, step.gain_type, col, count, false, gain);
-          for (int e = 0; e < 32; ++e) y[e] = y[e] * gain[e];
-        }
-      }
-      if (stages) unit_stages(y, tile.log_length);
-    } else {
-      for (int e = 0; e < 32; ++e) y[e] = 0;
+  int const units = tile.floats / 32, one = thread.index(), two = one + thread.count();
+  UnitPlace one_gain, two_gain;
+  UnitPlace const one_at = unit_place(tile, first_row, one, step.x.stride, one_gain),
+                  two_at = unit_place(tile, first_row, two, step.x.stride, two_gain);
+  float first[32], second[32];
+  load_units(thread, step.x.data, step.x.type, one_at, two_at, step.x.vectors != 0, first, second);
+  if (step.norm != 0) {
+    auto* const squares = reinterpret_cast<float*>(thread.shared() + tile.sums_at);
+    if (one < units) squares[one] = sum_of_squares(first);
+    if (two < units) squares[two] = sum_of_squares(second);
+    if (step.gain != nullptr) {
+      multiply_gain(thread, step, one_gain, first);
+      multiply_gain(thread, step, two_gain, second);
     }
-    store_unit(floats, unit, y);
   }
+  int const log_length = stages ? tile.log_length : 0;
+  unit_stages(first, log_length);
+  if (one < units) store_unit(floats, one, first);
+  unit_stages(second, log_length);
+  if (two < units) store_unit(floats, two, second);
   thread.synchronize();
 }
 
@@ -189,8 +209,8 @@ DARTQUANT_DEVICE void permute_rows(Thread const& thread, RowTransformStep const&
 template <class Thread>
 DARTQUANT_DEVICE void pass(Thread const& thread, RowTile const& tile, TileFloats floats, int log_step,
                            int stages) {
-  for (int unit = thread.index(); unit < tile.floats / 64; unit += thread.count()) {
-    Held const held = held_by(unit, log_step);
+  if (thread.index() < tile.floats / 64) {
+    Held const held = held_by(thread.index(), log_step);
     float v[16][4];
     load_held(floats, held, v);
     vector_stages(v, stages);
