@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -31,7 +32,7 @@ enum class Waits { no, for_block, for_warp, for_good };
 
 struct Fiber {
   ucontext_t context{};
-  std::vector<char> stack = std::vector<char>(stack_bytes);
+  std::unique_ptr<char[]> stack{new char[stack_bytes]};  // not initialised: most of it is never touched
   Waits waits = Waits::no;
   std::vector<std::vector<PendingCopy>> groups{};  // committed, oldest first
   std::vector<PendingCopy> open{};
@@ -128,8 +129,8 @@ class HostBlock {
     fiber.groups.clear();
     fiber.open.clear();
     getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = stack_bytes;
     fiber.context.uc_link = nullptr;
     auto const self = reinterpret_cast<std::uintptr_t>(this);
     makecontext(&fiber.context, reinterpret_cast<void (*)()>(&enter), 3, static_cast<unsigned>(self >> 32),

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <type_traits>
 
@@ -89,6 +91,10 @@ class HostThread {
     if (*target < value) *target = value;
   }
 
+  static float max_nan(float a, float b) {
+    if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<float>::quiet_NaN();
+    return a > b || (a == b && !std::signbit(a)) ? a : b;
+  }
   template <class T>
   static float to_float(T x) {
     return dartquant::to_float(x);

@@ -11,7 +11,10 @@
 #include <vector>
 
 #include <dartquant/calibrate/descent.hpp>
+#include <dartquant/calibrate/epochs.hpp>
+#include <dartquant/calibrate/head_batch.hpp>
 #include <dartquant/calibrate/options.hpp>
+#include <dartquant/calibrate/polish.hpp>
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/error.hpp>
@@ -65,11 +68,6 @@ template <Backend B>
   else return Cpu();
 }
 
-/// The random numbers of a calibration: one stream per purpose, apart from those of the initial rotation.
-[[nodiscard]] inline Philox row_order(std::uint64_t seed, index_t epoch) {
-  return Philox(seed, 0x4550'0000'0000u + static_cast<std::uint64_t>(epoch));
-}
-
 /// The rows of X with these numbers, scaled as the options say, in the first rows of `space`.
 template <class T, Backend B>
 [[nodiscard]] MatrixView<T const, B::space> take_rows(B const& backend, MatrixView<T const, B::space> X,
@@ -81,27 +79,15 @@ template <class T, Backend B>
   return taken;
 }
 
-/// How the last epoch went, from the losses.
-[[nodiscard]] inline CalibrationStatus judge(Calibration const& found, double tolerance) {
-  double const gained = found.initial_loss - found.best_loss;
-  if (!(gained > 0)) return CalibrationStatus::stalled;
-  double const before = found.loss.size() > 1 ? found.loss[found.loss.size() - 2] : found.initial_loss;
-  return std::abs(before - found.loss.back()) <= tolerance * gained ? CalibrationStatus::converged
-                                                                    : CalibrationStatus::max_epochs;
-}
-
 /// The loop behind calibrate_rotation, on checked arguments.
 template <class T, class Objective, class Optimizer, Backend B>
 Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
                            CalibrationOptions<Objective, Optimizer> const& options, RowMatrix<double> start) {
   using View = MatrixView<T, B::space>;
   using ConstView = MatrixView<T const, B::space>;
-  index_t const rows = X.rows(), channels = X.cols(),
-                batches = (rows + options.batch_rows - 1) / options.batch_rows;
-  index_t const batch_rows = (rows + batches - 1) / batches;
-  index_t const epochs = options.epochs > 0
-                             ? options.epochs
-                             : std::max<index_t>(1, (default_steps<Optimizer>() + batches / 2) / batches);
+  index_t const rows = X.rows(), channels = X.cols();
+  EpochPlan const plan = plan_epochs(options, rows);
+  index_t const batches = plan.batches, batch_rows = plan.batch_rows, epochs = plan.epochs;
 
   auto best = backend.template matrix<T>(channels, channels);
   backend.copy(MatrixView<double const>(start), View(best));
@@ -122,7 +108,7 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
     } else {
       auto const order = sample_without_replacement(rows, rows, row_order(options.seed, epoch));
       for (index_t batch = 0; batch < batches && going; ++batch) {
-        index_t const first = rows * batch / batches, last = rows * (batch + 1) / batches;
+        index_t const first = plan.first_of(batch), last = plan.first_of(batch + 1);
         VectorView<index_t const> const numbers(order.data() + first, last - first);
         going = std::isfinite(descent.forward(
                     take_rows<T>(backend, X, numbers, options.row_scale, View(batch_space)))) &&
@@ -152,9 +138,13 @@ Calibration calibrate_from(B const& backend, MatrixView<T const, B::space> X,
   backend.copy(ConstView(best), MatrixView<T>(narrow));
   found.rotation =
       found.best_loss < found.initial_loss ? RowMatrix<double>(narrow.template cast<double>()) : start;
-  auto const host = host_of(backend);
-  reorthonormalize(host, found.rotation);
-  found.orthogonality = orthogonality_ratio(host, found.rotation);
+  if constexpr (BatchedBackend<B>) {
+    found.orthogonality = polish(backend, 1, found.rotation)[0];
+  } else {
+    auto const host = host_of(backend);
+    reorthonormalize(host, found.rotation);
+    found.orthogonality = orthogonality_ratio(host, found.rotation);
+  }
   found.steps = descent.taken();
   descent.report(found);
   return found;
@@ -183,6 +173,16 @@ HeadCalibration calibrate_heads(B const& backend, MatrixView<T const, B::space> 
   require_finite<T>(backend, who, X);
   index_t const head_dim = X.cols() / query_heads, group = query_heads / kv_heads, tokens = X.rows();
   RowMatrix<double> const start = initial_rotation(who, head_dim, options);
+  if constexpr (HeadsTogether<T, B, Objective, Optimizer>) {
+    if (head_dim <= B::largest_head && options.qr_path != QrPath::cholesky) {
+      HeadBatch<B, Objective, Optimizer> batch(backend, X, kv_heads, group, options, start);
+      HeadCalibration found = batch.run(start);
+      index_t told = 0;
+      for (Calibration const& one : found.heads)
+        if (options.progress) options.progress({++told, kv_heads, one.best_loss});
+      return found;
+    }
+  }
   auto silent = options;
   silent.progress = nullptr;
   HeadCalibration found;
@@ -234,9 +234,10 @@ Calibration calibrate_rotation(B const& backend, std::type_identity_t<MatrixView
 
 /// Learns one rotation [head_dim, head_dim] per KV head from the o_proj inputs X [tokens, query_heads *
 /// head_dim] of one layer (R2). The query heads that share a KV head share its rotation: their rows are
-/// stacked. All heads start from the same rotation, and run side by side, one thread each. `progress` counts
-/// heads and may be called from any thread, one at a time. Errors: as calibrate_rotation, or heads that do
-/// not divide each other or the channels.
+/// stacked. All heads start from the same rotation, and run side by side, one thread each; on a
+/// BatchedBackend Sgd and Adam take them together (head_batch.hpp). `progress` counts heads and may be called
+/// from any thread, one at a time. Errors: as calibrate_rotation, or heads that do not divide each other or
+/// the channels.
 template <class Objective = Whip, class Optimizer = Sgd, Backend B>
 HeadCalibration calibrate_heads(B const& backend, std::type_identity_t<MatrixView<float const, B::space>> X,
                                 index_t query_heads, index_t kv_heads,

@@ -25,7 +25,9 @@
 ///     };
 ///
 /// The formulas do not include Eigen and run on a device as well. Each objective checks its own parameters in
-/// `validate()`; a user's struct may leave that out.
+/// `validate()`; a user's struct may leave that out. An objective of a token may have a second operator whose
+/// first argument is a team of threads (detail::OneThread below says what it offers): a device then gives the
+/// token to a warp instead of to one thread.
 namespace dartquant {
 
 /// Anything that can be calibrated for.
@@ -54,6 +56,37 @@ template <class T, class F>
   for (index_t lane = 0; lane < lanes; ++lane) total += sums[lane];
   return total;
 }
+
+/// A team of one. A team splits the channels of a token among its threads: each passes over its own, `sum`
+/// and `largest` combine them for all. Between a write of one channel and a read of another, `synchronize`.
+struct OneThread {
+  template <class T, class F>
+  DARTQUANT_HD T sum(index_t count, F const& f) const {
+    return lane_sum<T>(count, f);
+  }
+  /// The largest of `start` and f(i).
+  template <class T, class F>
+  DARTQUANT_HD T largest(index_t count, T start, F const& f) const {
+    for (index_t i = 0; i < count; ++i) {
+      T const value = f(i);
+      start = value > start ? value : start;
+    }
+    return start;
+  }
+  template <class T, class F>
+  DARTQUANT_HD T smallest(index_t count, T start, F const& f) const {
+    for (index_t i = 0; i < count; ++i) {
+      T const value = f(i);
+      start = value < start ? value : start;
+    }
+    return start;
+  }
+  template <class F>
+  DARTQUANT_HD void for_each(index_t count, F const& f) const {
+    for (index_t i = 0; i < count; ++i) f(i);
+  }
+  DARTQUANT_HD void synchronize() const {}
+};
 
 }  // namespace detail
 
@@ -90,19 +123,23 @@ struct Kurtosis {
 
   template <class T>
   DARTQUANT_HD T operator()(VectorView<T const> x, VectorView<T> slope) const {
+    return (*this)(detail::OneThread{}, x, slope);
+  }
+  template <class Team, class T>
+  DARTQUANT_HD T operator()(Team const& team, VectorView<T const> x, VectorView<T> slope) const {
     index_t const channels = x.size();
-    T const squares = detail::lane_sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
+    T const squares = team.template sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
     if (!(squares > T(0))) {
-      for (index_t i = 0; i < channels; ++i) slope[i] = T(0);
+      team.for_each(channels, [&](index_t i) { slope[i] = T(0); });
       return T(0);
     }
     T const inverse = static_cast<T>(channels) / squares;  // 1 / mean square
-    T const fourths = detail::lane_sum<T>(channels, [&](index_t i) {
+    T const fourths = team.template sum<T>(channels, [&](index_t i) {
       T const s = x[i] * x[i] * inverse;
       return s * s;
     });
     T const mean = fourths / static_cast<T>(channels), factor = T(4) * inverse / static_cast<T>(scale);
-    for (index_t i = 0; i < channels; ++i) slope[i] = factor * x[i] * (x[i] * x[i] * inverse - mean);
+    team.for_each(channels, [&](index_t i) { slope[i] = factor * x[i] * (x[i] * x[i] * inverse - mean); });
     return fourths / static_cast<T>(scale);
   }
   void validate() const { detail::require(scale > 0, "[Kurtosis] scale ", scale, ": must be above 0"); }
@@ -117,31 +154,33 @@ struct Peak {
 
   template <class T>
   DARTQUANT_HD T operator()(VectorView<T const> x, VectorView<T> slope) const {
+    return (*this)(detail::OneThread{}, x, slope);
+  }
+  template <class Team, class T>
+  DARTQUANT_HD T operator()(Team const& team, VectorView<T const> x, VectorView<T> slope) const {
     using std::abs, std::exp, std::sqrt;
     index_t const channels = x.size();
-    T const squares = detail::lane_sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
+    T const squares = team.template sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
     if (!(squares > T(0))) {
-      for (index_t i = 0; i < channels; ++i) slope[i] = T(0);
+      team.for_each(channels, [&](index_t i) { slope[i] = T(0); });
       return T(0);
     }
     T const sharpness = T(1) / (static_cast<T>(temperature) * sqrt(squares / static_cast<T>(channels)));
-    T largest = 0;
-    for (index_t i = 0; i < channels; ++i) largest = abs(x[i]) > largest ? abs(x[i]) : largest;
-    for (index_t i = 0; i < channels; ++i) slope[i] = exp((abs(x[i]) - largest) * sharpness);
-    T const total = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i]; });
-    T const peak = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * abs(x[i]); }) / total;
-    T const spread = detail::lane_sum<T>(channels,
-                                         [&](index_t i) {
-                                           T const off = abs(x[i]) - peak;
-                                           return slope[i] * off * off;
-                                         }) /
-                     total;
+    T const largest = team.template largest<T>(channels, T(0), [&](index_t i) { return abs(x[i]); });
+    team.for_each(channels, [&](index_t i) { slope[i] = exp((abs(x[i]) - largest) * sharpness); });
+    T const total = team.template sum<T>(channels, [&](index_t i) { return slope[i]; });
+    T const peak = team.template sum<T>(channels, [&](index_t i) { return slope[i] * abs(x[i]); }) / total;
+    T const spread = team.template sum<T>(channels, [&](index_t i) {
+      T const off = abs(x[i]) - peak;
+      return slope[i] * off * off;
+    }) / total;
     T const factor = static_cast<T>(channels) * static_cast<T>(scale);
     T const through_rms =
         factor * spread * sharpness / squares;  // d sharpness / d x_i = -sharpness x_i / squares
-    for (index_t i = 0; i < channels; ++i)
+    team.for_each(channels, [&](index_t i) {
       slope[i] = factor * detail::sign(x[i]) * (slope[i] / total) * (T(1) + (abs(x[i]) - peak) * sharpness) -
                  through_rms * x[i];
+    });
     return factor * peak;
   }
   void validate() const {
@@ -166,17 +205,23 @@ struct Uniformity {
   template <class T>
   DARTQUANT_HD T operator()(VectorView<T const> x, VectorView<std::int32_t const> order,
                             VectorView<T> slope) const {
+    return (*this)(detail::OneThread{}, x, order, slope);
+  }
+  template <class Team, class T>
+  DARTQUANT_HD T operator()(Team const& team, VectorView<T const> x, VectorView<std::int32_t const> order,
+                            VectorView<T> slope) const {
     using std::sqrt;
     index_t const channels = x.size();
-    T const squares = detail::lane_sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
+    T const squares = team.template sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
     T const b = sqrt(T(3) * squares / static_cast<T>(channels));
-    for (index_t k = 0; k < channels; ++k) slope[order[k]] = x[order[k]] - b * quantile<T>(k, channels);
-    T const value = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * slope[i]; }) / T(2);
+    team.for_each(channels, [&](index_t k) { slope[order[k]] = x[order[k]] - b * quantile<T>(k, channels); });
+    team.synchronize();
+    T const value = team.template sum<T>(channels, [&](index_t i) { return slope[i] * slope[i]; }) / T(2);
     if (!(b > T(0))) return value;
     // d b / d x_i = 3 x_i / (n b); t_rank(i) = x_i - slope_i.
-    T const along = detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * (x[i] - slope[i]); });
+    T const along = team.template sum<T>(channels, [&](index_t i) { return slope[i] * (x[i] - slope[i]); });
     T const factor = T(3) * along / (static_cast<T>(channels) * b * b);
-    for (index_t i = 0; i < channels; ++i) slope[i] -= factor * x[i];
+    team.for_each(channels, [&](index_t i) { slope[i] -= factor * x[i]; });
     return value;
   }
 };
@@ -191,16 +236,17 @@ struct QuantError {
 
   template <class T>
   DARTQUANT_HD T operator()(VectorView<T const> x, VectorView<T> slope) const {
+    return (*this)(detail::OneThread{}, x, slope);
+  }
+  template <class Team, class T>
+  DARTQUANT_HD T operator()(Team const& team, VectorView<T const> x, VectorView<T> slope) const {
     index_t const channels = x.size();
-    T low = 0, high = 0;
-    for (index_t i = 0; i < channels; ++i) {
-      low = x[i] < low ? x[i] : low;
-      high = x[i] > high ? x[i] : high;
-    }
+    T const low = team.template smallest<T>(channels, T(0), [&](index_t i) { return x[i]; });
+    T const high = team.template largest<T>(channels, T(0), [&](index_t i) { return x[i]; });
     Quantizer<T> const quantizer =
         asymmetric_quantizer(low * static_cast<T>(clip), high * static_cast<T>(clip), bits);
-    for (index_t i = 0; i < channels; ++i) slope[i] = T(2) * (x[i] - quantizer.round_trip(x[i]));
-    return detail::lane_sum<T>(channels, [&](index_t i) { return slope[i] * slope[i]; }) / T(4);
+    team.for_each(channels, [&](index_t i) { slope[i] = T(2) * (x[i] - quantizer.round_trip(x[i])); });
+    return team.template sum<T>(channels, [&](index_t i) { return slope[i] * slope[i]; }) / T(4);
   }
   void validate() const {
     detail::require(bits >= 2 && bits <= 8, "[QuantError] ", bits, " bits: 2 to 8 are possible");

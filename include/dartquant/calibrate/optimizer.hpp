@@ -32,11 +32,13 @@ struct Sgd {
     value -= rate * velocity;
   }
   /// The rate of step `step` (from 1): unchanged.
-  [[nodiscard]] double rate_at(index_t /*step*/, double rate) const { return rate; }
+  [[nodiscard]] DARTQUANT_HD double rate_at(index_t /*step*/, double rate) const { return rate; }
   /// The rate at which steady gradients of Frobenius norm `gradient_norm` move a [channels, channels] latent
   /// by `relative_step` sqrt(channels) per step, i.e. by that fraction of the norm of an orthogonal matrix.
-  [[nodiscard]] double rate_for(double relative_step, double gradient_norm, index_t channels) const {
-    return relative_step * (1 - momentum) * std::sqrt(static_cast<double>(channels)) / gradient_norm;
+  [[nodiscard]] DARTQUANT_HD double rate_for(double relative_step, double gradient_norm,
+                                             index_t channels) const {
+    using std::sqrt;
+    return relative_step * (1 - momentum) * sqrt(static_cast<double>(channels)) / gradient_norm;
   }
   void validate() const {
     detail::require(momentum >= 0 && momentum < 1, "[Sgd] momentum ", momentum, ": must be in [0, 1)");
@@ -59,13 +61,16 @@ struct Adam {
     second = b2 * second + (T(1) - b2) * gradient * gradient;
     value -= rate * first / (sqrt(second) + static_cast<T>(epsilon));
   }
-  [[nodiscard]] double rate_at(index_t step, double rate) const {
+  [[nodiscard]] DARTQUANT_HD double rate_at(index_t step, double rate) const {
+    using std::pow, std::sqrt;
     double const t = static_cast<double>(step);
-    return rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t));
+    return rate * sqrt(1 - pow(beta2, t)) / (1 - pow(beta1, t));
   }
   /// Every element moves by about the rate, whatever the gradient's size.
-  [[nodiscard]] double rate_for(double relative_step, double /*gradient_norm*/, index_t channels) const {
-    return relative_step / std::sqrt(static_cast<double>(channels));
+  [[nodiscard]] DARTQUANT_HD double rate_for(double relative_step, double /*gradient_norm*/,
+                                             index_t channels) const {
+    using std::sqrt;
+    return relative_step / sqrt(static_cast<double>(channels));
   }
   void validate() const {
     detail::require(beta1 >= 0 && beta1 < 1, "[Adam] beta1 ", beta1, ": must be in [0, 1)");

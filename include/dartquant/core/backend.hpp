@@ -15,6 +15,18 @@ enum class Op { none, transpose };
 /// Which elements of a square operand can be other than zero.
 enum class Fill { full, lower };
 
+/// Up to which condition numbers of a latent its Cholesky path is trusted with one pass and with two, and
+/// from which on the latent is replaced by its rotation.
+struct QrLimits {
+  double one_pass = 0, two_pass = 0, restart = 0;
+};
+
+/// How fast descents that are taken together go.
+struct StepRate {
+  double learning_rate = 0;  ///< 0: chosen per head by its first gradient
+  double relative_step = 0, schedule_factor = 1;
+};
+
 /// What a Cholesky factorisation found.
 struct CholeskyStatus {
   /// The first pivot that was not positive and finite, or -1 when the factorisation succeeded.
@@ -109,6 +121,34 @@ concept Backend = requires(B const& backend, index_t size, MatrixView<float cons
   backend.template normalize_rows<float>(C);
   { backend.template frobenius_norm<float>(A) } -> std::convertible_to<double>;
   backend.for_each(size, [](auto const&, index_t) {});
+};
+
+/// A Backend that also takes equal pieces of work together, one above the other in tall matrices, without an
+/// answer to the host: a device that one head of a layer would leave idle. See calibrate/head_batch.hpp,
+/// which is written over it. `state` holds what the steps decide per piece (calibrate/head_state.hpp).
+///
+/// | primitive | what it computes |
+/// |---|---|
+/// | gemm_each(groups, ...) | gemm of every group of rows |
+/// | objective_each(groups, f, O, slope, losses) | objective of every group; losses [1, groups] |
+/// | gather_heads(X, numbers, group, Y) | the rows of every KV head, its query heads stacked |
+/// | orthonormalize_heads(Z, R, L, first, second, limits, state) | R L^T = Z; restarts a badly conditioned Z
+/// | | gradient_heads(L, A, state) | A <- strictly_lower(A - A^T) L^-1 and its norms | | update_heads(rule,
+/// rate, G, first, second, Z, state) | the steps of an optimizer | | close_epoch(losses, R, best, state) |
+/// keeps the best rotations |
+template <class B>
+concept BatchedBackend = Backend<B> &&
+    requires(B const& backend, index_t size, VectorView<index_t const> numbers,
+             MatrixView<float const, B::space> A, MatrixView<float, B::space> C,
+             MatrixView<double const, B::space> losses, MatrixView<double, B::space> state) {
+  { B::largest_head } -> std::convertible_to<index_t>;
+  backend.template gemm_each<float>(size, 1.0f, A, Op::none, A, Op::transpose, 0.0f, C);
+  backend.template gemm_each<double>(size, 1.0, losses, Op::none, losses, Op::transpose, 0.0, state);
+  backend.template objective_each<float>(size, detail::AnyObjective{}, A, C, state);
+  backend.gather_heads(A, numbers, size, C);
+  backend.orthonormalize_heads(C, C, C, C, C, QrLimits{}, state);
+  backend.gradient_heads(A, C, state);
+  backend.close_epoch(losses, A, C, state);
 };
 
 }  // namespace dartquant

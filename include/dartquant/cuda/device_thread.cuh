@@ -81,6 +81,13 @@ class DeviceThread {
   }
   __device__ void atomic_max(std::uint32_t* target, std::uint32_t value) const { atomicMax(target, value); }
 
+  /// The larger of two floats; NaN where either is one. Of zeros of both signs +0.
+  __device__ static float max_nan(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+  }
+
   /// Conversions by the hardware; the same values as core/half.hpp.
   __device__ static float to_float(float x) { return x; }
   __device__ static float to_float(Half x) { return __half2float(__ushort_as_half(x.bits)); }

@@ -12,10 +12,22 @@
 
 namespace dartquant::cuda {
 
+namespace detail {
+
+/// Body::blocks, where it has one: blocks that a multiprocessor shall hold at a time, so that registers are
+/// allotted accordingly.
+template <class Body>
+[[nodiscard]] constexpr int blocks_of() {
+  if constexpr (requires { Body::blocks; }) return Body::blocks;
+  else return 1;
+}
+
+}  // namespace detail
+
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
 /// threads of its blocks.
 template <class Body>
-__global__ void __launch_bounds__(Body::threads) body_kernel(Body const body) {
+__global__ void __launch_bounds__(Body::threads, detail::blocks_of<Body>()) body_kernel(Body const body) {
   body(DeviceThread{});
 }
 

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Primitives of Gpu for many small matrices at once.
+#include <limits>
+
+#include <dartquant/cuda/gpu.hpp>
+#include <dartquant/cuda/head_qr.cuh>
+#include <dartquant/cuda/head_steps.cuh>
+#include <dartquant/cuda/launch.cuh>
+
+namespace dartquant::cuda {
+namespace {
+
+/// The heads of a stack of square matrices, checked.
+[[nodiscard]] index_t heads_of(char const* who, index_t rows, index_t n, index_t heads) {
+  detail::require(n >= 1 && n <= Gpu::largest_head && heads >= 1 && rows == heads * n, "[", who, "] ", rows,
+                  " x ", n, " for ", heads, " heads: square matrices of order 1 to ", Gpu::largest_head,
+                  " are needed, one above the other");
+  return heads;
+}
+
+}  // namespace
+
+void Gpu::gather_heads(DeviceMatrixView<float const> X, VectorView<index_t const> numbers, index_t group,
+                       DeviceMatrixView<float> Y) const {
+  index_t const rows = numbers.size(), n = Y.cols();
+  detail::require(rows >= 1 && group >= 1 && Y.rows() % rows == 0 && X.cols() == Y.rows() / rows * group * n,
+                  "[gather_heads] ", rows, " rows of ", X.cols(), " channels into ", Y.rows(), " x ", n,
+                  ": the shapes do not fit");
+  DeviceMatrix<index_t> const indices = upload(numbers);
+  auto const scope = enter();
+  launch(stream(), element_grid(Y.rows(), n), GatherHeads<float>{X, indices.data(), rows, group, n, Y});
+}
+
+void Gpu::orthonormalize_heads(DeviceMatrixView<float> Z, DeviceMatrixView<float> R,
+                               DeviceMatrixView<float> L, DeviceMatrixView<float> first,
+                               DeviceMatrixView<float> second, QrLimits const& limits,
+                               DeviceMatrixView<double> state) const {
+  index_t const n = Z.cols(), heads = heads_of("orthonormalize_heads", Z.rows(), n, state.cols());
+  int const blocks = static_cast<int>(heads);
+  HeadStates<Space::device> const states{state};
+  std::size_t const bytes = BlockSpace::bytes(n);
+  bool const shared = fits_shared_memory(bytes);
+  auto space = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
+  auto wide = matrix<double>(heads, MendHeads::wide_size(n));
+  double const probe =
+      20 * static_cast<double>(n) * static_cast<double>(std::numeric_limits<float>::epsilon());
+  auto const scope = enter();
+  launch(stream(), {.blocks_x = blocks, .shared_bytes = shared ? bytes : 0},
+         OrthonormalizeHeads{limits, probe, {space.data()}, n, Z, R, L, states});
+  launch(stream(), {.blocks_x = blocks, .shared_bytes = MendHeads::shared_bytes},
+         MendHeads{n, Z, R, L, wide.data(), states});
+  launch(stream(), {.blocks_x = blocks}, RestartHeads{limits.restart, n, R, Z, L, first, second, states});
+}
+
+void Gpu::gradient_heads(DeviceMatrixView<float const> L, DeviceMatrixView<float> A,
+                         DeviceMatrixView<double> state) const {
+  index_t const n = A.cols(), heads = heads_of("gradient_heads", A.rows(), n, state.cols());
+  std::size_t const bytes = BlockSpace::bytes(n);
+  bool const shared = fits_shared_memory(bytes);
+  auto space = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
+  auto const scope = enter();
+  launch(stream(), {.blocks_x = static_cast<int>(heads), .shared_bytes = shared ? bytes : 0},
+         GradientHeads{{space.data()}, n, L, A, {state}});
+}
+
+void Gpu::close_epoch(DeviceMatrixView<double const> losses, DeviceMatrixView<float const> R,
+                      DeviceMatrixView<float> best, DeviceMatrixView<double> state) const {
+  index_t const n = R.cols(), heads = heads_of("close_epoch", R.rows(), n, state.cols());
+  auto const scope = enter();
+  launch(stream(), {.blocks_x = static_cast<int>(heads)}, CloseEpoch{n, losses, R, best, {state}});
+}
+
+}  // namespace dartquant::cuda

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+
+#include <dartquant/core/view.hpp>
+#include <dartquant/cuda/device_matrix.hpp>
+#include <dartquant/cuda/gpu.hpp>
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <cusolverDn.h>
+
+namespace dartquant::cuda {
+
+/// Memory of the host that the device reads and writes directly; it grows.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  PinnedBuffer(PinnedBuffer const&) = delete;
+  PinnedBuffer& operator=(PinnedBuffer const&) = delete;
+  ~PinnedBuffer();
+  [[nodiscard]] void* reserve(std::size_t bytes);
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// Carries small arrays of the host to the device without waiting for the stream: two pinned buffers in turn,
+/// each with the event that says when it was read.
+class Staging {
+ public:
+  Staging() = default;
+  Staging(Staging const&) = delete;
+  Staging& operator=(Staging const&) = delete;
+  ~Staging();
+  void upload(void const* from, void* to, std::size_t bytes, cudaStream_t stream);
+
+ private:
+  struct Slot {
+    PinnedBuffer buffer{};
+    cudaEvent_t read = nullptr;
+  };
+  std::array<Slot, 2> slots_{};
+  std::size_t next_ = 0;
+};
+
+/// What all copies of a Gpu share.
+class Machine {
+ public:
+  Machine(int device, cudaStream_t stream, bool owns_stream, GpuOptions const& options);
+  Machine(Machine const&) = delete;
+  Machine& operator=(Machine const&) = delete;
+  ~Machine();
+
+  template <class T>
+  [[nodiscard]] DeviceMatrix<T> matrix(index_t rows, index_t cols) const {
+    return {pool, rows, cols};
+  }
+  /// Waits for the stream.
+  void wait() const;
+  /// The device's `info` word of a factorisation.
+  [[nodiscard]] int read_info();
+
+  static constexpr index_t scalar_count = 16;
+  int const device;
+  cudaStream_t const stream;
+  GpuOptions const options;
+  std::shared_ptr<MemoryPool> const pool;
+  bool gram_in_float64 = true;
+  std::size_t block_shared_bytes = 0;
+  cublasHandle_t blas = nullptr;
+  cusolverDnHandle_t solver = nullptr;
+  cusolverDnParams_t solver_params = nullptr;
+  DeviceMatrix<double> scalars;
+  DeviceMatrix<double> partial;
+  DeviceMatrix<int> info;
+  PinnedBuffer pinned;
+  Staging staging;
+
+ private:
+  void open();
+  void close() noexcept;
+
+  bool owns_stream_;
+  DeviceMatrix<std::byte> blas_workspace_;
+};
+
+}  // namespace dartquant::cuda
