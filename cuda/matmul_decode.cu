@@ -10,12 +10,12 @@
 namespace dartquant::cuda::detail {
 
 void launch_stage(cudaStream_t stream, Activations const& x, StagedLayout const& layout, std::byte* staged) {
-  launch(stream, {.blocks_x = static_cast<int>(StageActivations::blocks(layout))},
+  launch(stream, {.blocks_x = static_cast<int>(StageActivations::block_count(layout))},
          StageActivations{x, layout, staged});
 }
 
 void launch_sums(cudaStream_t stream, Activations const& x, bool nibbles, int groups, std::int32_t* sums) {
-  launch(stream, {.blocks_x = static_cast<int>(SumActivations::blocks(x.tokens, groups))},
+  launch(stream, {.blocks_x = static_cast<int>(SumActivations::block_count(x.tokens, groups))},
          SumActivations{x, nibbles, groups, sums});
 }
 

@@ -47,12 +47,12 @@ struct HostProduct {
     p.x = of.activations();
     StagedLayout const layout = staged_layout(order, c.tokens, c.in);
     p.staged = reinterpret_cast<std::byte const*>(staged.data());
-    run_on_host({.blocks_x = static_cast<int>(StageActivations::blocks(layout))},
+    run_on_host({.blocks_x = static_cast<int>(StageActivations::block_count(layout))},
                 StageActivations{p.x, layout, reinterpret_cast<std::byte*>(staged.data())});
     bool const nibbles = order == StagedOrder::nibbles;
     if (c.w_asymmetric) {
       sums.resize(static_cast<std::size_t>(c.tokens * p.w.groups));
-      run_on_host({.blocks_x = static_cast<int>(SumActivations::blocks(c.tokens, p.w.groups))},
+      run_on_host({.blocks_x = static_cast<int>(SumActivations::block_count(c.tokens, p.w.groups))},
                   SumActivations{p.x, nibbles, p.w.groups, sums.data()});
       p.x_sums = sums.data();
     }

@@ -137,7 +137,7 @@ struct StageActivations {
   StagedLayout layout;
   std::byte* staged;
 
-  [[nodiscard]] static constexpr std::int64_t blocks(StagedLayout const& l) {
+  [[nodiscard]] static constexpr std::int64_t block_count(StagedLayout const& l) {
     return (std::int64_t{l.tokens} * l.tiles * 4 + threads - 1) / threads;
   }
 
@@ -179,7 +179,7 @@ struct SumActivations {
   int groups;
   std::int32_t* sums;
 
-  [[nodiscard]] static constexpr std::int64_t blocks(std::int64_t tokens, std::int64_t groups) {
+  [[nodiscard]] static constexpr std::int64_t block_count(std::int64_t tokens, std::int64_t groups) {
     return (tokens * groups + threads / 32 - 1) / (threads / 32);
   }
 

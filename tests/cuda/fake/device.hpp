@@ -26,6 +26,8 @@ void set_device_count(int count);
 void set_memory(std::size_t bytes);
 /// The ratio of FP32 to FP64 rate that the device reports.
 void set_float64_ratio(int ratio);
+/// 10 major + minor of the device; 90 at first.
+void set_architecture(int architecture);
 /// Device allocations and streams that are alive.
 [[nodiscard]] int living();
 

@@ -23,7 +23,7 @@ struct Block {
 
 struct World {
   Counts counts{};
-  int devices = 2, current = 0, float64_ratio = 2;
+  int devices = 2, current = 0, float64_ratio = 2, architecture = 90;
   std::size_t memory = std::numeric_limits<std::size_t>::max(), used = 0;
   std::map<std::byte const*, Block> blocks{};
   std::map<std::byte const*, std::size_t> pinned{};
@@ -70,6 +70,7 @@ Counts counts() { return world().counts; }
 void set_device_count(int count) { world().devices = count; }
 void set_memory(std::size_t bytes) { world().memory = bytes; }
 void set_float64_ratio(int ratio) { world().float64_ratio = ratio; }
+void set_architecture(int architecture) { world().architecture = architecture; }
 int living() { return static_cast<int>(world().blocks.size() + world().streams.size()) - 1; }
 
 void require_device_memory(char const* who, void const* data, std::size_t bytes) {
@@ -106,7 +107,10 @@ cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 * 1024 : world().float64_ratio;
+  *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 * 1024
+           : which == cudaDevAttrComputeCapabilityMajor     ? world().architecture / 10
+           : which == cudaDevAttrComputeCapabilityMinor     ? world().architecture % 10
+                                                            : world().float64_ratio;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
