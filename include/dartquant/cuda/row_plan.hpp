@@ -12,7 +12,7 @@
 #include <dartquant/cuda/grid.hpp>
 #include <dartquant/cuda/hadamard.cuh>
 #include <dartquant/cuda/quantize.cuh>
-#include <dartquant/cuda/rows.hpp>
+#include <dartquant/cuda/stored_rows.hpp>
 
 // How the kernels on rows are cut into tiles, for any device: plain functions, so that tests and queries need
 // no device.
