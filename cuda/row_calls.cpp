@@ -112,6 +112,19 @@ void quantize(cudaStream_t stream, RowNorm const& norm, RowTransform const& tran
   run_quantize(stream, &first, transform, X, q, clip_ratio);
 }
 
+void rotate_blocks(cudaStream_t stream, BlockRotations const& rotation, ConstRows const& X, Rows const& Y) {
+  dartquant_block_rotation const r{rotation.permutation, rotation.rotations, rotation.block, rotation.count};
+  dartquant_matrix const x = c_matrix(X), y = c_matrix(Y);
+  require_done("rotate_blocks", check_rotation_call(&r, &x, &y), X);
+  require_device("rotate_blocks", "X", X.data);
+  require_device("rotate_blocks", "Y", Y.data);
+  require_device("rotate_blocks", "the permutation", rotation.permutation);
+  require_device("rotate_blocks", "the rotations", rotation.rotations);
+  if (!launch_rotation(stream, r, x, y))
+    dartquant::detail::fail(Error::Kind::unsupported, "[cuda::rotate_blocks] blocks of ", rotation.block,
+                            " channels do not fit into the shared memory of this device; use smaller blocks");
+}
+
 void dequantize(cudaStream_t stream, QuantizedRows const& q, Rows const& Y) {
   dartquant_quantized const from = c_quantized(q);
   dartquant_matrix const y = c_matrix(Y);

@@ -107,6 +107,33 @@ dartquant_status check_dequantize_call(dartquant_quantized const* q, dartquant_m
   return checks.result();
 }
 
+dartquant_status check_rotation_call(dartquant_block_rotation const* rotation, dartquant_matrix const* x,
+                                     dartquant_matrix const* y) {
+  Checks checks;
+  checks.require(rotation != nullptr, dartquant_arg_transform, dartquant_null);
+  check(checks, x, dartquant_arg_x);
+  check(checks, y, dartquant_arg_y);
+  if (!checks.ok()) return checks.result();
+  checks.require(x->rows == y->rows, dartquant_arg_rows, dartquant_bad_size);
+  checks.require(x->cols == y->cols, dartquant_arg_cols, dartquant_bad_size);
+  checks.require(x->rows <= std::int64_t{64} * std::numeric_limits<std::int32_t>::max(), dartquant_arg_rows,
+                 dartquant_overflow);
+  checks.pointer(rotation->rotations, alignof(float), dartquant_arg_base);
+  checks.require(aligned(rotation->permutation, alignof(std::int32_t)), dartquant_arg_permutation,
+                 dartquant_misaligned);
+  checks.require(rotation->block >= 1, dartquant_arg_block, dartquant_bad_size);
+  checks.require(rotation->block <= RotateBlocks::largest, dartquant_arg_block, dartquant_unsupported);
+  if (!checks.ok()) return checks.result();
+  std::int64_t const count = x->cols / rotation->block;
+  checks.require(x->cols % rotation->block == 0, dartquant_arg_block, dartquant_bad_size);
+  checks.require(count <= 65535, dartquant_arg_cols, dartquant_overflow);
+  checks.require(rotation->count == 1 || rotation->count == count, dartquant_arg_base, dartquant_bad_size);
+  bool const apart =
+      cpu::same_or_disjoint(*x, *y) && (rotation->permutation == nullptr || x->data != y->data);
+  checks.require(apart, dartquant_arg_y, dartquant_bad_value);
+  return checks.result();
+}
+
 }  // namespace dartquant::cuda
 
 using namespace dartquant::cuda;
@@ -144,5 +171,15 @@ dartquant_status dartquant_cuda_dequantize(void* stream, dartquant_quantized con
     if (!body) return dartquant::cpu::status(dartquant_arg_rows, dartquant_overflow);
     launch_dequantize(static_cast<cudaStream_t>(stream), *body);
     return dartquant_status{0};
+  });
+}
+
+dartquant_status dartquant_cuda_rotate_blocks(void* stream, dartquant_block_rotation const* rotation,
+                                              dartquant_matrix const* x, dartquant_matrix const* y) {
+  dartquant_status const wrong = check_rotation_call(rotation, x, y);
+  if (wrong != 0) return wrong;
+  return run([&] {
+    bool const done = launch_rotation(static_cast<cudaStream_t>(stream), *rotation, *x, *y);
+    return done ? 0 : dartquant::cpu::status(dartquant_arg_block, dartquant_unsupported);
   });
 }

@@ -31,6 +31,15 @@ namespace {
           call.transform->base_order};
 }
 
+[[nodiscard]] RowDevice current_device() {
+  int device = 0;
+  RowDevice limits;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return limits;
+}
+
 template <int Threads>
 void launch_with(cudaStream_t stream, RowCall const& call, Grid const& grid, RowTransformStep const& step) {
   if (call.q == nullptr) launch(stream, grid, hadamard_rows<Threads>(step, rows_of(*call.y)));
@@ -40,11 +49,7 @@ void launch_with(cudaStream_t stream, RowCall const& call, Grid const& grid, Row
 }  // namespace
 
 std::optional<RowPlan> plan_of(RowCall const& call) {
-  int device = 0;
-  RowDevice limits;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  RowDevice const limits = current_device();
   return plan_rows({call.x->rows, call.x->cols, transform_of(call), call.q == nullptr ? -1 : call.q->group,
                     call.norm == nullptr ? 0 : 1},
                    limits);
@@ -63,6 +68,16 @@ void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& p
   if (plan.threads == 128) launch_with<128>(stream, call, plan.grid, step);
   else if (plan.threads == 256) launch_with<256>(stream, call, plan.grid, step);
   else launch_with<512>(stream, call, plan.grid, step);
+}
+
+bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation, dartquant_matrix const& x,
+                     dartquant_matrix const& y) {
+  RotateBlocks const body = rotate_blocks(
+      {rotation.permutation, rotation.rotations, rotation.block, rotation.count}, rows_of(x), rows_of(y));
+  Grid const grid = grid_of(body);
+  if (grid.shared_bytes > static_cast<std::size_t>(current_device().shared_bytes)) return false;
+  launch(stream, grid, body);
+  return true;
 }
 
 void launch_dequantize(cudaStream_t stream, DequantizeRows const& body) {

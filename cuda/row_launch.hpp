@@ -25,6 +25,8 @@ struct RowCall {
 /// What is wrong with the arguments; row_checks.cpp.
 [[nodiscard]] dartquant_status check_transform_call(RowCall const& call);
 [[nodiscard]] dartquant_status check_dequantize_call(dartquant_quantized const* q, dartquant_matrix const* y);
+[[nodiscard]] dartquant_status check_rotation_call(dartquant_block_rotation const* rotation,
+                                                   dartquant_matrix const* x, dartquant_matrix const* y);
 
 /// The tiles of a checked call on the current device; nothing where it is not supported. Errors: CudaError.
 [[nodiscard]] std::optional<RowPlan> plan_of(RowCall const& call);
@@ -32,6 +34,9 @@ struct RowCall {
 
 /// Enqueue planned calls; row_launch.cu. Errors: CudaError.
 void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& plan);
+/// False where the shared memory of a block does not hold it; nothing is enqueued then.
+[[nodiscard]] bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation,
+                                   dartquant_matrix const& x, dartquant_matrix const& y);
 void launch_dequantize(cudaStream_t stream, DequantizeRows const& body);
 
 }  // namespace dartquant::cuda

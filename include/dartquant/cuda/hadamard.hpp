@@ -21,4 +21,9 @@ void hadamard(cudaStream_t stream, RowTransform const& transform, ConstRows cons
 void hadamard(cudaStream_t stream, RowNorm const& norm, RowTransform const& transform, ConstRows const& X,
               Rows const& Y);
 
+/// Y <- P(X) blockdiag(R_0, R_1, ...), DuQuant's step (arXiv 2406.01721): one kernel, sums in float from
+/// channel 0 of a block upwards by FMAs. Without a permutation Y may be X. Bound by `block` FMAs per value,
+/// not by memory. Errors: as above.
+void rotate_blocks(cudaStream_t stream, BlockRotations const& rotation, ConstRows const& X, Rows const& Y);
+
 }  // namespace dartquant::cuda

@@ -60,6 +60,21 @@ dartquant_status dartquant_cuda_quantize(void* stream, dartquant_norm const* nor
 dartquant_status dartquant_cuda_dequantize(void* stream, dartquant_quantized const* q,
                                            dartquant_matrix const* y);
 
+/* DuQuant's step: channels are permuted, y_j = x_permutation[j], then every `block` of them is multiplied
+ * from the right by a dense matrix. zigzag permutations and rotations come from a calibration. */
+typedef struct dartquant_block_rotation {
+  int32_t const* permutation; /* [cols], or null: none */
+  float const* rotations;     /* [count, block, block], row-major */
+  int64_t block;              /* at most 128; divides the channels */
+  int64_t count;              /* 1: one matrix for all blocks, else cols / block */
+} dartquant_block_rotation;
+
+/* Y <- P(X) blockdiag(R_0, R_1, ...); a value is the sum of x_i R(i, j) from i = 0 upwards by FMAs. Without a
+ * permutation Y may be X, else they must not overlap. Needs 97 KiB of shared memory per block for blocks of
+ * 128 channels, else (block, dartquant_unsupported). Bound by 128 FMAs per value, not by memory. */
+dartquant_status dartquant_cuda_rotate_blocks(void* stream, dartquant_block_rotation const* rotation,
+                                              dartquant_matrix const* x, dartquant_matrix const* y);
+
 #ifdef __cplusplus
 }
 #endif
