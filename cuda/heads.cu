@@ -40,13 +40,13 @@ void Gpu::orthonormalize_heads(DeviceMatrixView<float> Z, DeviceMatrixView<float
   HeadStates<Space::device> const states{state};
   std::size_t const bytes = BlockSpace::bytes(n);
   bool const shared = fits_shared_memory(bytes);
-  auto space = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
+  auto workspace = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
   auto wide = matrix<double>(heads, MendHeads::wide_size(n));
   double const probe =
       20 * static_cast<double>(n) * static_cast<double>(std::numeric_limits<float>::epsilon());
   auto const scope = enter();
   launch(stream(), {.blocks_x = blocks, .shared_bytes = shared ? bytes : 0},
-         OrthonormalizeHeads{limits, probe, {space.data()}, n, Z, R, L, states});
+         OrthonormalizeHeads{limits, probe, {workspace.data()}, n, Z, R, L, states});
   launch(stream(), {.blocks_x = blocks, .shared_bytes = MendHeads::shared_bytes},
          MendHeads{n, Z, R, L, wide.data(), states});
   launch(stream(), {.blocks_x = blocks}, RestartHeads{limits.restart, n, R, Z, L, first, second, states});
@@ -57,10 +57,10 @@ void Gpu::gradient_heads(DeviceMatrixView<float const> L, DeviceMatrixView<float
   index_t const n = A.cols(), heads = heads_of("gradient_heads", A.rows(), n, state.cols());
   std::size_t const bytes = BlockSpace::bytes(n);
   bool const shared = fits_shared_memory(bytes);
-  auto space = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
+  auto workspace = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
   auto const scope = enter();
   launch(stream(), {.blocks_x = static_cast<int>(heads), .shared_bytes = shared ? bytes : 0},
-         GradientHeads{{space.data()}, n, L, A, {state}});
+         GradientHeads{{workspace.data()}, n, L, A, {state}});
 }
 
 void Gpu::close_epoch(DeviceMatrixView<double const> losses, DeviceMatrixView<float const> R,

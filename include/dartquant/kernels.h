@@ -7,13 +7,13 @@
  * reads the environment or keeps anything between calls (the one exception is dartquant_hadamard_base, a
  * set-up call). Every call that takes (part, parts) does one of `parts` disjoint shares of the work: run
  * parts 0 .. parts - 1 on any threads in any order, each with a workspace of its own. The bytes of a result
- * depend neither on `parts` nor on the instruction set, but for dartquant_matmul_float and the payload of a NaN
- * that is stored in 16 bits.
+ * depend neither on `parts` nor on the instruction set, but for dartquant_matmul_float and the payload of a
+ * NaN that is stored in 16 bits.
  *
  * Units. Strides of matrices, scales and zero points count elements, those of levels count bytes. Sizes
- * called *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces to
- * dartquant_alignment bytes. Structs describe; they are never kept. Data pointers of structs that a call only
- * reads are not written through.
+ * called *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces
+ * to dartquant_alignment bytes. Structs describe; they are never kept. Data pointers of structs that a call
+ * only reads are not written through.
  *
  * Errors. A call returns 0, or a status that says what is wrong with which argument, after checking all
  * arguments and before writing anything; dartquant_not_finite alone is found while working (see
@@ -34,15 +34,16 @@ typedef int32_t dartquant_status;
 
 typedef enum dartquant_reason {
   dartquant_done = 0,
-  dartquant_null = 1,        /* a pointer that is needed is null */
-  dartquant_misaligned = 2,  /* a pointer is not aligned as its type or the contract demands */
-  dartquant_bad_size = 3,    /* a size or stride is zero, negative, too small, or does not fit the others */
-  dartquant_overflow = 4,    /* a size is so large that bytes or sums could overflow */
-  dartquant_too_small = 5,   /* the buffer has fewer bytes than the matching *_size call says */
-  dartquant_unsupported = 6, /* not available on this machine or in this build, or no such format */
-  dartquant_bad_value = 7,   /* outside the documented values */
-  dartquant_not_finite = 8,  /* the data holds a NaN or an infinity */
-  dartquant_mismatch = 9     /* packed bytes that are not what the description says */
+  dartquant_null = 1,         /* a pointer that is needed is null */
+  dartquant_misaligned = 2,   /* a pointer is not aligned as its type or the contract demands */
+  dartquant_bad_size = 3,     /* a size or stride is zero, negative, too small, or does not fit the others */
+  dartquant_overflow = 4,     /* a size is so large that bytes or sums could overflow */
+  dartquant_too_small = 5,    /* the buffer has fewer bytes than the matching *_size call says */
+  dartquant_unsupported = 6,  /* not available on this machine or in this build, or no such format */
+  dartquant_bad_value = 7,    /* outside the documented values */
+  dartquant_not_finite = 8,   /* the data holds a NaN or an infinity */
+  dartquant_mismatch = 9,     /* packed bytes that are not what the description says */
+  dartquant_device_error = 10 /* the CUDA runtime refused a launch (cuda/kernels.h) */
 } dartquant_reason;
 
 typedef enum dartquant_argument {
@@ -71,8 +72,10 @@ typedef enum dartquant_argument {
   dartquant_arg_cols = 22,
   dartquant_arg_stride = 23,
   dartquant_arg_part = 24,
-  dartquant_arg_bytes = 25, /* the pointer that receives a size */
-  dartquant_arg_order = 26  /* g_idx and other orders of channels */
+  dartquant_arg_bytes = 25,  /* the pointer that receives a size */
+  dartquant_arg_order = 26,  /* g_idx and other orders of channels */
+  dartquant_arg_stream = 27, /* the CUDA stream (cuda/kernels.h) */
+  dartquant_arg_norm = 28    /* dartquant_norm (cuda/kernels.h) */
 } dartquant_argument;
 
 dartquant_reason dartquant_status_reason(dartquant_status status);

@@ -108,16 +108,18 @@ char const* dartquant_reason_text(dartquant_reason reason) {
       return "holds a NaN or an infinity";
     case dartquant_mismatch:
       return "is not what the description says";
+    case dartquant_device_error:
+      return "was refused by the CUDA runtime";
   }
   return "has an unknown status";
 }
 
 char const* dartquant_argument_text(dartquant_argument argument) {
   static constexpr char const* names[] = {
-      "nothing",     "cpu",     "isa",    "x",        "y",         "levels",     "scales",
-      "zero_points", "weights", "packed", "bias",     "workspace", "transform",  "permutation",
-      "block",       "base",    "bits",   "symmetry", "group",     "clip_ratio", "type",
-      "rows",        "cols",    "stride", "part",     "bytes",     "order"};
+      "nothing", "cpu",      "isa",   "x",          "y",         "levels",      "scales", "zero_points",
+      "weights", "packed",   "bias",  "workspace",  "transform", "permutation", "block",  "base",
+      "bits",    "symmetry", "group", "clip_ratio", "type",      "rows",        "cols",   "stride",
+      "part",    "bytes",    "order", "stream",     "norm"};
   auto const index = static_cast<std::size_t>(argument);
   return index < sizeof(names) / sizeof(names[0]) ? names[index] : "unknown";
 }

@@ -150,8 +150,9 @@ TEST_CASE("Quantize kernel: the order of threads and the cut of rows change no b
 TEST_CASE("Dequantize kernel: the bytes of the CPU", "[rows][dequantize]") {
   Random random(5);
   dartquant_cpu const cpu = portable();
-  for (Case c : {Case{3, 4096}, Case{5, 1024, 0, 128}, Case{2, 33, 0, 8}, Case{3, 100, 0, 7, 1}, Case{1, 1},
-                 Case{9, 64, 0, 64, 8}, Case{2, 8, 0, 3, 3}, Case{300, 16}})
+  for (Case c :
+       {Case{3, 4096}, Case{5, 1024, 0, 128}, Case{2, 33, 0, 8}, Case{3, 100, 0, 7}, Case{3, 100, 0, 20},
+        Case{3, 100, 0, 7, 1}, Case{1, 1}, Case{9, 64, 0, 64, 8}, Case{2, 8, 0, 3, 3}, Case{300, 16}})
     for (std::int32_t const bits : {4, 8})
       for (auto const symmetry : {dartquant_symmetric, dartquant_asymmetric})
         for (auto const type : {dartquant_float32, dartquant_float16, dartquant_bfloat16}) {

@@ -75,6 +75,11 @@ struct AnyRule {
   }
 };
 
+struct AnyBody {
+  template <class B>
+  void operator()(B const& /*backend*/, index_t /*index*/) const {}
+};
+
 }  // namespace detail
 
 /// A machine that can run a calibration. Algorithms are templates over it; only these primitives are written
@@ -120,7 +125,7 @@ concept Backend = requires(B const& backend, index_t size, MatrixView<float cons
   backend.template gather_rows<float>(A, rows, C);
   backend.template normalize_rows<float>(C);
   { backend.template frobenius_norm<float>(A) } -> std::convertible_to<double>;
-  backend.for_each(size, [](auto const&, index_t) {});
+  backend.for_each(size, detail::AnyBody{});
 };
 
 /// A Backend that also takes equal pieces of work together, one above the other in tall matrices, without an

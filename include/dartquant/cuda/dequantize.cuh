@@ -57,6 +57,7 @@ struct DequantizeRows {
       }
     }
     for (int half = 0; half < 2; ++half) {
+      if (count <= 4 * half) break;
       float const part[4] = {x[4 * half], x[4 * half + 1], x[4 * half + 2], x[4 * half + 3]};
       store_vector(thread, part, 1.0f, y.data, y.type, row * y.stride + first + 4 * half, count - 4 * half,
                    y.vectors != 0);

@@ -82,7 +82,7 @@ struct OrthonormalizeHeads {
       double left = 0;
       good = pass(thread, first, limits.one_pass, 1, G, W, x, y, result, left);
     }
-    good = good && probe_block(thread, n, W, x, y, word) <= probe;
+    good = good && probe_block(thread, n, W, x, word) <= probe;
     thread.synchronize();
     if (thread.index() == 0) {
       state(head_state::failed, head) = good ? 0 : 1;
@@ -133,7 +133,7 @@ struct MendHeads {
   double* wide;
   HeadStates<Space::device> state;
 
-  [[nodiscard]] static index_t wide_size(index_t n) { return 2 * n * n + 3 * n; }
+  [[nodiscard]] DARTQUANT_HD static index_t wide_size(index_t n) { return 2 * n * n + 3 * n; }
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {

@@ -8,11 +8,12 @@
 #include <numeric>
 #include <optional>
 
+#include <dartquant/cuda/block_rotation.cuh>
 #include <dartquant/cuda/dequantize.cuh>
 #include <dartquant/cuda/grid.hpp>
 #include <dartquant/cuda/hadamard.cuh>
 #include <dartquant/cuda/quantize.cuh>
-#include <dartquant/cuda/rows.hpp>
+#include <dartquant/cuda/stored_rows.hpp>
 
 // How the kernels on rows are cut into tiles, for any device: plain functions, so that tests and queries need
 // no device.
@@ -213,6 +214,20 @@ template <int Threads>
                      q.level_stride % q.bits == 0;
   body.whole = whole ? 1 : 0;
   return body;
+}
+
+/// The parameters of RotateBlocks.
+[[nodiscard]] inline RotateBlocks rotate_blocks(BlockRotations const& rotation, ConstRows const& x,
+                                                Rows const& y) {
+  StoredRows to = detail::stored(y.data, y.type, y.stride, rotation.block, 4 * element_bytes(y.type));
+  return {{const_cast<void*>(x.data), x.type, x.stride, 0},
+          to,
+          rotation.permutation,
+          rotation.rotations,
+          x.rows,
+          static_cast<int>(x.cols),
+          static_cast<int>(rotation.block),
+          rotation.count == 1 ? 0 : 1};
 }
 
 }  // namespace dartquant::cuda

@@ -9,7 +9,7 @@
 #include <dartquant/core/half.hpp>
 #include <dartquant/core/platform.hpp>
 #include <dartquant/core/view.hpp>
-#include <dartquant/cuda/rows.hpp>
+#include <dartquant/cuda/stored_rows.hpp>
 
 namespace dartquant::cuda {
 

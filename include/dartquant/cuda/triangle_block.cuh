@@ -174,9 +174,9 @@ DARTQUANT_DEVICE void solve_block(Thread const& thread, index_t n, float const* 
   thread.synchronize();
 }
 
-/// |(W^T W - I) v| for one vector v of signs. x and y hold n values each.
+/// |(W^T W - I) v| for one vector v of signs. x holds n values.
 template <class Thread>
-DARTQUANT_DEVICE double probe_block(Thread const& thread, index_t n, float const* W, double* x, double* y,
+DARTQUANT_DEVICE double probe_block(Thread const& thread, index_t n, float const* W, double* x,
                                     double* space) {
   using std::sqrt;
   auto const sign = [](index_t i) {

@@ -66,6 +66,15 @@ struct RowTransform {
   index_t base_order = 1;
 };
 
+/// DuQuant's step: channels are permuted, y_j = x_permutation[j], then every `block` of them is multiplied
+/// from the right by a dense matrix.
+struct BlockRotations {
+  std::int32_t const* permutation = nullptr;  ///< [cols], or null: none
+  float const* rotations = nullptr;           ///< [count, block, block], row-major
+  index_t block = 0;                          ///< at most 128
+  index_t count = 1;                          ///< 1: one for all blocks, else one per block
+};
+
 /// As dartquant_quantized of kernels.h.
 struct QuantizedRows {
   index_t rows = 0, cols = 0;

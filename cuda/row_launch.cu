@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels on rows. Compiled without contraction: products and sums are those of the CPU.
+#include "row_launch.hpp"
+
+#include <dartquant/cuda/launch.cuh>
+
+namespace dartquant::cuda {
+namespace {
+
+[[nodiscard]] QuantizedRows rows_of(dartquant_quantized const& q) {
+  return {q.rows,
+          q.cols,
+          q.bits,
+          q.symmetry == dartquant_symmetric ? Symmetry::symmetric : Symmetry::asymmetric,
+          q.group,
+          static_cast<std::uint8_t*>(q.levels),
+          q.level_stride,
+          q.scales,
+          q.scale_stride,
+          q.zero_points,
+          q.zero_point_stride};
+}
+
+[[nodiscard]] Rows rows_of(dartquant_matrix const& m) {
+  return {m.data, static_cast<ElementType>(m.type), m.rows, m.cols, m.stride};
+}
+
+[[nodiscard]] RowTransform transform_of(RowCall const& call) {
+  if (call.transform == nullptr) return {};
+  return {call.transform->permutation, call.transform->block, call.transform->base,
+          call.transform->base_order};
+}
+
+[[nodiscard]] RowDevice current_device() {
+  int device = 0;
+  RowDevice limits;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return limits;
+}
+
+template <int Threads>
+void launch_with(cudaStream_t stream, RowCall const& call, Grid const& grid, RowTransformStep const& step) {
+  if (call.q == nullptr) launch(stream, grid, hadamard_rows<Threads>(step, rows_of(*call.y)));
+  else launch(stream, grid, quantize_rows<Threads>(step, rows_of(*call.q), call.clip_ratio));
+}
+
+}  // namespace
+
+std::optional<RowPlan> plan_of(RowCall const& call) {
+  RowDevice const limits = current_device();
+  return plan_rows({call.x->rows, call.x->cols, transform_of(call), call.q == nullptr ? -1 : call.q->group,
+                    call.norm == nullptr ? 0 : 1},
+                   limits);
+}
+
+std::optional<DequantizeRows> plan_of(dartquant_quantized const& q, dartquant_matrix const& y) {
+  return dequantize_rows(rows_of(q), rows_of(y));
+}
+
+void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& plan) {
+  RowNorm norm;
+  if (call.norm != nullptr)
+    norm = {call.norm->gain, static_cast<ElementType>(call.norm->gain_type), call.norm->epsilon};
+  RowTransformStep const step =
+      transform_step(plan, transform_of(call), call.norm == nullptr ? nullptr : &norm, rows_of(*call.x));
+  if (plan.threads == 128) launch_with<128>(stream, call, plan.grid, step);
+  else if (plan.threads == 256) launch_with<256>(stream, call, plan.grid, step);
+  else launch_with<512>(stream, call, plan.grid, step);
+}
+
+bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation, dartquant_matrix const& x,
+                     dartquant_matrix const& y) {
+  RotateBlocks const body = rotate_blocks(
+      {rotation.permutation, rotation.rotations, rotation.block, rotation.count}, rows_of(x), rows_of(y));
+  Grid const grid = grid_of(body);
+  if (grid.shared_bytes > static_cast<std::size_t>(current_device().shared_bytes)) return false;
+  launch(stream, grid, body);
+  return true;
+}
+
+void launch_dequantize(cudaStream_t stream, DequantizeRows const& body) {
+  launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / DequantizeRows::threads + 1)}, body);
+}
+
+}  // namespace dartquant::cuda

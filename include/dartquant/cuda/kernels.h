@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The C kernel API on a GPU: the calls on rows of kernels.h for a CUDA stream. Linked from DartQuant::cuda.
+ *
+ * Contract. Every call enqueues one kernel on the caller's stream (a cudaStream_t of the current device;
+ * null: the default stream) and returns. It allocates nothing, waits for nothing, keeps nothing and needs no
+ * workspace; CUDA graphs may capture it. Pointers in the structs are to device memory, which is not checked;
+ * what lies there is read when the stream gets to it. The bytes of a result are those of the calls of
+ * kernels.h, on every GPU, but for the payload of a NaN, and but for RMSNorm, which the CPU has no call for.
+ *
+ * Errors. A call returns 0 or a status of kernels.h, after checking all arguments and before anything is
+ * enqueued. What only the data shows is not reported: a group that holds a NaN or an infinity gets scale NaN,
+ * levels and zero point 0; an entry of a permutation outside the channels counts as the last channel; of a
+ * base only the signs are read; zero points are used as they are. (stream, dartquant_device_error): the
+ * runtime refused the launch, for example because this build has no code for the GPU. (cols,
+ * dartquant_unsupported): see dartquant_cuda_rows_supported.
+ *
+ * Speed. Every byte of x is read once and every byte of a result is written once, 16 bytes at a time where
+ * rows are aligned to 16 bytes and a multiple of 32 channels wide; else value by value. Fewest channels apart
+ * in a thread are 32, so strides and widths of models' layers are all on the fast path. */
+
+#include <dartquant/kernels.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* RMSNorm before a transform: x_j <- x_j gain_j / sqrt(mean(x^2) + epsilon). It is computed as one factor per
+ * row behind the transform, so a value differs from that order by a few roundings: at most (33 / 2 + 5) 2^-24
+ * of the norm of the row. */
+typedef struct dartquant_norm {
+  void const* gain; /* [cols], or null: 1 */
+  dartquant_type gain_type;
+  double epsilon; /* at least 0 */
+} dartquant_norm;
+
+/* Whether the calls below do this on the current device: 0, or (cols, dartquant_unsupported) where a row does
+ * not fit into the shared memory of a block. Whole rows are needed with a permutation, with a norm and with
+ * one scale per row (at most 32768 channels; 25344 on GPUs with 99 KiB of shared memory per block); else a
+ * block and a group must fit. norm and q may be null. Other errors as the calls. */
+dartquant_status dartquant_cuda_rows_supported(dartquant_norm const* norm,
+                                               dartquant_transform const* transform,
+                                               dartquant_matrix const* x, dartquant_quantized const* q);
+
+/* Y <- transform(norm(X)), see dartquant_hadamard. norm may be null. Y may be X (same data, type and stride),
+ * else they must not overlap. Bytes per value: those of x and of y. */
+dartquant_status dartquant_cuda_hadamard(void* stream, dartquant_norm const* norm,
+                                         dartquant_transform const* transform, dartquant_matrix const* x,
+                                         dartquant_matrix const* y);
+
+/* q <- quantize(transform(norm(X))), see dartquant_quantize. norm and transform may be null. Bytes per value:
+ * those of x, bits / 8, and 4 (asymmetric: 8) per group. A KV cache [tokens, heads * head_dim] with one scale
+ * per token and head is group = head_dim, with a Hadamard transform per head block = head_dim. */
+dartquant_status dartquant_cuda_quantize(void* stream, dartquant_norm const* norm,
+                                         dartquant_transform const* transform, dartquant_matrix const* x,
+                                         float clip_ratio, dartquant_quantized const* q);
+
+/* Y <- scale (level - zero_point), see dartquant_dequantize. */
+dartquant_status dartquant_cuda_dequantize(void* stream, dartquant_quantized const* q,
+                                           dartquant_matrix const* y);
+
+/* DuQuant's step: channels are permuted, y_j = x_permutation[j], then every `block` of them is multiplied
+ * from the right by a dense matrix. zigzag permutations and rotations come from a calibration. */
+typedef struct dartquant_block_rotation {
+  int32_t const* permutation; /* [cols], or null: none */
+  float const* rotations;     /* [count, block, block], row-major */
+  int64_t block;              /* at most 128; divides the channels */
+  int64_t count;              /* 1: one matrix for all blocks, else cols / block */
+} dartquant_block_rotation;
+
+/* Y <- P(X) blockdiag(R_0, R_1, ...); a value is the sum of x_i R(i, j) from i = 0 upwards by FMAs. Without a
+ * permutation Y may be X, else they must not overlap. Needs 97 KiB of shared memory per block for blocks of
+ * 128 channels, else (block, dartquant_unsupported). Bound by 128 FMAs per value, not by memory. */
+dartquant_status dartquant_cuda_rotate_blocks(void* stream, dartquant_block_rotation const* rotation,
+                                              dartquant_matrix const* x, dartquant_matrix const* y);
+
+#ifdef __cplusplus
+}
+#endif
