@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds for the GPU of this machine, runs all tests that need it, the sanitizers and all benchmarks; under 10 minutes on one
+# card. Leaves JSON files, logs and table.md (for docs/results.md) in the output folder.
+#   benchmarks/gpu/run_all.sh [--quick] [--skip-sanitizers] [--output FOLDER]
+# Exit codes: 0 all well, 1 a test, a sanitizer or a benchmark failed, 2 wrong options, 3 nothing to measure here.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+
+usage() { sed -n '3,7s/^# \{0,1\}//p' "$0"; }
+quick=() sanitize=yes output=$root/build/gpu-results
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) quick=(--quick) ;;
+    --skip-sanitizers) sanitize=no ;;
+    --output)
+      [ $# -ge 2 ] || { echo "run_all.sh: --output needs a folder" >&2; exit 2; }
+      output=$2
+      shift ;;
+    --help | -h) usage; exit 0 ;;
+    *)
+      echo "run_all.sh: unknown option $1" >&2
+      usage >&2
+      exit 2 ;;
+  esac
+  shift
+done
+
+card=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2> /dev/null | head -n 1)
+if [ -z "$card" ]; then
+  echo "run_all.sh: no NVIDIA GPU was found (nvidia-smi lists none), so there is nothing to measure here" >&2
+  exit 3
+fi
+command -v nvcc > /dev/null || { echo "run_all.sh: nvcc is not on the PATH; add the bin folder of the CUDA toolkit" >&2; exit 3; }
+name=${card%,*}
+architecture=${card##*, }
+architecture=${architecture/./}
+[ "$architecture" != 90 ] || architecture=90a
+if [ "${architecture%a}" -lt 75 ]; then
+  echo "run_all.sh: $name has compute capability ${card##*, }; 7.5 and newer are supported" >&2
+  exit 3
+fi
+echo "== $name, sm_$architecture"
+
+build=$root/build/gpu-$architecture
+mkdir -p "$output"
+rm -f "$output"/*.json "$output"/*.log "$output"/table.md
+failed=()
+# step NAME SECONDS COMMAND ...: runs with a limit of time, keeps the output, remembers what failed.
+step() {
+  local what=$1 limit=$2 code
+  shift 2
+  echo "-- $what"
+  timeout "$limit" "$@" > "$output/$what.log" 2>&1
+  code=$?
+  [ $code -eq 0 ] && return 0
+  if [ $code -eq 124 ]; then echo "   not finished after $limit s"; else echo "   failed with code $code"; fi
+  tail -n 15 "$output/$what.log" | sed 's/^/   /'
+  failed+=("$what")
+  return 1
+}
+
+step configure 120 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDARTQUANT_ENABLE_CUDA=ON \
+  -DDARTQUANT_BUILD_GPU_BENCHMARKS=ON -DDARTQUANT_BUILD_PROGRAM=OFF -DDARTQUANT_TEST_FOLDERS=cuda \
+  "-DCMAKE_CUDA_ARCHITECTURES=$architecture-real" || exit 1
+step build 600 cmake --build "$build" --target test_cuda_device gpu_benchmarks gpu_table --parallel "$(nproc)" || exit 1
+
+step test_cuda_device 120 "$build/tests/test_cuda_device"
+if [ $sanitize = yes ]; then
+  if command -v compute-sanitizer > /dev/null; then
+    for tool in memcheck racecheck initcheck synccheck; do
+      step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/test_cuda_device" "${SANITIZED_TESTS:-~[large]}"
+    done
+  else
+    echo "-- no compute-sanitizer on the PATH: memcheck, racecheck, initcheck and synccheck did not run"
+  fi
+fi
+
+results=()
+for program in "$build"/benchmarks/gpu/gpu_bench_ceilings "$build"/benchmarks/gpu/gpu_bench_*; do
+  what=${program##*/gpu_}
+  case $what in *.*) continue ;; esac
+  if [ ! -x "$program" ] || [ -e "$output/$what.json" ]; then continue; fi
+  options=(--json "$output/$what.json")
+  [ "$what" = bench_ceilings ] || options+=(--ceilings "$output/bench_ceilings.json")
+  step "$what" 150 "$program" "${options[@]}" "${quick[@]}" && results+=("$output/$what.json")
+done
+if [ ${#results[@]} -gt 0 ]; then
+  "$build/benchmarks/gpu/gpu_table" "${results[@]}" > "$output/table.md" || failed+=(table)
+fi
+
+echo "== results: $output/table.md"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "== failed: ${failed[*]}"
+  exit 1
+fi
+echo "== all passed"
