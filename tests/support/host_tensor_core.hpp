@@ -59,6 +59,8 @@ inline void multiply_bytes(HostThread const& thread, int (&c)[4], std::uint32_t 
   });
 }
 
+inline constexpr bool has_nibbles(HostThread const&) { return true; }
+
 inline void multiply_nibbles(HostThread const& thread, int (&c)[4], std::uint32_t const (&a)[4],
                              std::uint32_t b0, std::uint32_t b1) {
   detail::multiply(thread, c, a, b0, b1, 8, [](std::uint32_t word, int k) -> int {

@@ -62,6 +62,8 @@ inline void arrive(std::uint64_t* barrier) {
 
 }  // namespace detail
 
+inline constexpr bool has_warpgroups(HostThread const&) { return true; }
+
 inline void barrier_start(HostThread const&, std::uint64_t* barrier, int count) {
   detail::bulk_copies()[barrier].clear();
   detail::HostBarrier const state{0, static_cast<std::int16_t>(count), static_cast<std::uint8_t>(count), 0};

@@ -39,6 +39,7 @@ struct MultiplyMma {
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    if (Operands == MmaOperands::nibbles && !has_nibbles(thread)) return;
     int const tiles = p.w.tiles_of_panel;
     for (int tile = 0; tile < stages - 1; ++tile) copy(thread, tile);
     std::int32_t dot[panels][token_tiles][4] = {};

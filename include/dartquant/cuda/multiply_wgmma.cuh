@@ -36,6 +36,7 @@ struct MultiplyWgmma {
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    if (!has_warpgroups(thread)) return;
     if (thread.index() == 0) {
       for (int stage = 0; stage < stages; ++stage) {
         barrier_start(thread, full(thread, stage), 1);

@@ -34,6 +34,15 @@ __device__ inline void multiply_bytes(DeviceThread const&, int (&c)[4], std::uin
 #endif
 }
 
+/// Whether this code is for an architecture that multiplies nibbles in hardware; elsewhere kernels end at once.
+__device__ constexpr bool has_nibbles(DeviceThread const&) {
+#if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
+  return true;
+#else
+  return false;
+#endif
+}
+
 /// c [16, 8] += a [16, 64] b [64, 8] of signed nibbles: as above with 8 channels in every word, 8 q .. and 32
 /// + 8 q .... Only 8.0 <= architecture < 9.0 has the instruction; newer compilers replace it by a long
 /// subroutine, so it is not there for them.

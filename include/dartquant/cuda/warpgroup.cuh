@@ -12,6 +12,9 @@ namespace dartquant::cuda {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+/// Whether this code is for an architecture that has these instructions; elsewhere kernels end at once.
+__device__ constexpr bool has_warpgroups(DeviceThread const&) { return true; }
+
 namespace detail {
 __device__ inline std::uint32_t shared_address(void const* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -112,6 +115,7 @@ __device__ inline void multiply_warpgroup(DeviceThread const&, std::int32_t (&d)
 #else
 
 // Other architectures compile the kernels that use these, and never run them.
+__device__ constexpr bool has_warpgroups(DeviceThread const&) { return false; }
 __device__ inline void barrier_start(DeviceThread const&, std::uint64_t*, int) { __trap(); }
 __device__ inline void barriers_started(DeviceThread const&) {}
 __device__ inline void barrier_arrive(DeviceThread const&, std::uint64_t*) { __trap(); }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launchers of the matrix products on the fake device: every path, argument checks, no hidden waits.
+#include <dartquant/cuda/matmul.h>
 #include <dartquant/cuda/matmul.hpp>
 
 #include "cuda/device_products.hpp"
@@ -129,4 +130,65 @@ TEST_CASE("matmul: refuses what is wrong", "[machine][matmul]") {
   x.zero_point_stride = 2;
   CHECK(sentence(shape, packed, x, y, enough) ==
         "[matmul] asymmetric 8-bit activations need weights that are packed with sums of levels");
+}
+
+TEST_CASE("matmul: the C calls", "[machine][matmul]") {
+  ProductCase const c{.tokens = 18, .out = 40, .in = 192, .group = 64, .w_asymmetric = true, .bias = true};
+  Operands const o(c);
+  dartquant_weights const weights{c.out, c.in, c.group, dartquant_asymmetric, 1};
+  std::size_t bytes = 0;
+  REQUIRE(dartquant_cuda_packed_size(&weights, &bytes) == 0);
+  std::vector<std::byte> host(bytes + 128);
+  std::byte* const packed = host.data() + (128 - reinterpret_cast<std::uintptr_t>(host.data()) % 128);
+  REQUIRE(dartquant_cuda_pack(&weights, &o.w.q, packed, bytes) == 0);
+  DeviceOperands const d(o);
+  CHECK(std::memcmp(packed, d.host_packed.data(), bytes) == 0);
+  CHECK(std::string(dartquant_cuda_matmul_path(&weights, 18, 4, dartquant_symmetric)) == "mma_bytes");
+  CHECK(std::string(dartquant_cuda_matmul_path(&weights, 16, 4, dartquant_symmetric)) == "decode");
+  CHECK(std::string(dartquant_cuda_matmul_path(&weights, 0, 4, dartquant_symmetric)) == "unknown");
+
+  std::size_t workspace_bytes = 0;
+  REQUIRE(dartquant_cuda_matmul_workspace_size(&weights, 18, 4, dartquant_symmetric, &workspace_bytes) == 0);
+  OnDevice const workspace(nullptr, workspace_bytes);
+  dartquant_quantized x = o.x.q;
+  x.levels = d.levels.as<void>();
+  x.scales = d.scales.as<float>();
+  dartquant_matrix y{d.y.as<void>(), dartquant_float32, c.tokens, c.out, c.out};
+  auto const product = [&](void const* from, std::size_t from_bytes, void* space, std::size_t space_bytes) {
+    return dartquant_cuda_matmul(nullptr, &weights, from, from_bytes, &x, d.bias.as<float>(), &y, space,
+                                 space_bytes);
+  };
+  auto const status = [](dartquant_argument argument, dartquant_reason reason) {
+    return 256 * argument + reason;
+  };
+  void* const w = d.packed.as<void>();
+  CHECK(product(w, bytes - 1, workspace.as<void>(), workspace_bytes) ==
+        status(dartquant_arg_packed, dartquant_too_small));
+  CHECK(product(packed, bytes, workspace.as<void>(), workspace_bytes) ==
+        status(dartquant_arg_packed, dartquant_unsupported));
+  CHECK(product(w, bytes, nullptr, workspace_bytes) == status(dartquant_arg_workspace, dartquant_null));
+  CHECK(product(w, bytes, workspace.as<void>(), workspace_bytes - 1) ==
+        status(dartquant_arg_workspace, dartquant_too_small));
+  x.group = 32;
+  CHECK(product(w, bytes, workspace.as<void>(), workspace_bytes) != 0);
+  x.group = 0;
+  REQUIRE(product(w, bytes, workspace.as<void>(), workspace_bytes) == 0);
+  auto const expected = o.expected();
+  auto const found = d.y.read<float>();
+  CHECK(std::memcmp(found.data(), expected.data(), expected.size() * 4) == 0);
+
+  // 16-bit results are the float ones, rounded.
+  y.type = dartquant_bfloat16;
+  REQUIRE(product(w, bytes, workspace.as<void>(), workspace_bytes) == 0);
+  auto const rounded = d.y.read<BFloat16>();
+  std::int64_t wrong = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) wrong += rounded[i].bits != to_bfloat16(expected[i]).bits;
+  CHECK(wrong == 0);
+
+  dartquant_matrix const x16{d.levels.as<void>(), dartquant_float16, c.tokens, c.in, c.in};
+  y.type = dartquant_bfloat16;
+  CHECK(dartquant_cuda_matmul_float(nullptr, &weights, w, bytes, &x16, nullptr, &y) ==
+        status(dartquant_arg_type, dartquant_unsupported));
+  CHECK(dartquant_cuda_matmul_float(nullptr, nullptr, w, bytes, &x16, nullptr, &y) ==
+        status(dartquant_arg_weights, dartquant_null));
 }
