@@ -48,11 +48,11 @@ struct RotateBlocks {
       }
     }
     unrolled<8>([&](auto index) {
-      constexpr int r = index % 4, half = index / 4 * 64;
-      int const count = block - half - col;
+      constexpr int r = index % 4, side = index / 4 * 64;
+      int const count = block - side - col;
       if (first_row + row + r < rows && count > 0)
         store_vector(thread, sums[index], 1.0f, y.data, y.type,
-                     (first_row + row + r) * y.stride + first + half + col, count,
+                     (first_row + row + r) * y.stride + first + side + col, count,
                      y.vectors != 0 && count >= 4);
     });
   }

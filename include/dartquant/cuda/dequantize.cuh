@@ -56,10 +56,10 @@ struct DequantizeRows {
         x[k] = scale_of(row, col) * static_cast<float>(level_of(code) - zero_point_of(row, col));
       }
     }
-    for (int half = 0; half < 2; ++half) {
-      if (count <= 4 * half) break;
-      float const part[4] = {x[4 * half], x[4 * half + 1], x[4 * half + 2], x[4 * half + 3]};
-      store_vector(thread, part, 1.0f, y.data, y.type, row * y.stride + first + 4 * half, count - 4 * half,
+    for (int side = 0; side < 2; ++side) {
+      if (count <= 4 * side) break;
+      float const part[4] = {x[4 * side], x[4 * side + 1], x[4 * side + 2], x[4 * side + 3]};
+      store_vector(thread, part, 1.0f, y.data, y.type, row * y.stride + first + 4 * side, count - 4 * side,
                    y.vectors != 0);
     }
   }

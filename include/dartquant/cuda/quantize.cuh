@@ -35,14 +35,15 @@ struct GroupRange {
   float low = 0, high = 0;
 };
 
-/// What turns the values of a group into levels: 16 bytes that take the place of its range.
+/// What turns the values of a group into levels: 16 bytes that take the place of its range. factor 0: the
+/// factor is in `inverse`, and no value needs to be clamped, see map_of.
 struct alignas(16) GroupMap {
   float factor, inverse, lowest, highest;
 };
 
-template <class Thread>
-DARTQUANT_DEVICE void widen(Thread const& thread, GroupRange& range, float x, Symmetry symmetry) {
-  if (symmetry == Symmetry::symmetric) {
+template <Symmetry symmetry, class Thread>
+DARTQUANT_DEVICE void widen(Thread const& thread, GroupRange& range, float x) {
+  if constexpr (symmetry == Symmetry::symmetric) {
     range.high = thread.max_nan(range.high, std::fabs(x));
   } else {
     range.high = thread.max_nan(range.high, x);
@@ -51,11 +52,11 @@ DARTQUANT_DEVICE void widen(Thread const& thread, GroupRange& range, float x, Sy
 }
 
 /// The union of the ranges of `lanes` neighbouring lanes, a power of two.
-template <class Thread>
-DARTQUANT_DEVICE void widen_by_lanes(Thread const& thread, GroupRange& range, int lanes, Symmetry symmetry) {
+template <Symmetry symmetry, class Thread>
+DARTQUANT_DEVICE void widen_by_lanes(Thread const& thread, GroupRange& range, int lanes) {
   for (int mask = lanes / 2; mask > 0; mask /= 2) {
     range.high = thread.max_nan(range.high, thread.shuffle_xor(range.high, mask));
-    if (symmetry == Symmetry::asymmetric)
+    if constexpr (symmetry == Symmetry::asymmetric)
       range.low = thread.max_nan(range.low, thread.shuffle_xor(range.low, mask));
   }
 }
@@ -80,6 +81,12 @@ DARTQUANT_HD inline GroupMap map_of(GroupRange const& range, float factor, Quant
       step.clip_ratio * (min * factor), step.clip_ratio * (range.high * factor), step.bits, step.symmetry);
   *scale = fit.scale;
   if (!symmetric) *zero_point = fit.zero_point;
+  // A power of two as factor makes (x factor) inverse = x (factor inverse) exact but where x factor is
+  // subnormal, far below half a level of such a scale. A symmetric range that is not clipped reaches
+  // +-(2^(bits-1) - 1) (1 + 2^-22), which rounds to that level.
+  bool const power = (std::bit_cast<std::uint32_t>(factor) & 0x007FFFFFu) == 0;
+  if (symmetric && power && step.clip_ratio == 1.0f && fit.scale >= 0x1p-100f && fit.scale <= 0x1p100f)
+    return {0, factor * fit.inverse, fit.lowest, fit.highest};
   return {factor, fit.inverse, fit.lowest, fit.highest};
 }
 
@@ -93,31 +100,48 @@ DARTQUANT_HD inline std::uint32_t rounded(float x, GroupMap const& map) {
   return std::bit_cast<std::uint32_t>(std::fmin(std::fmax(quotient, map.lowest), map.highest) + magic);
 }
 
-/// The level that a zero point, or where symmetric the bias of the codes, stands for.
-DARTQUANT_HD inline std::uint32_t offset_of(GroupMap const& map, QuantizeStep const& step) {
+/// The same where the factor is in `inverse`.
+DARTQUANT_HD inline std::uint32_t rounded_simply(float x, GroupMap const& map) {
+  return std::bit_cast<std::uint32_t>(x * map.inverse + magic);
+}
+
+/// The code that is the level 0: the zero point, or where symmetric the bias of the codes.
+DARTQUANT_HD inline std::uint32_t zero_code(GroupMap const& map, QuantizeStep const& step) {
   if (step.symmetry == Symmetry::symmetric) return 1u << (step.bits - 1);
   return static_cast<std::uint32_t>(static_cast<int>(-map.lowest));
 }
 
-/// The levels of four channels as they are stored: 16 or 32 bits. Codes 0 .. 2^bits - 1 = centered level +
-/// offset are joined by shifts and sums modulo 2^32, in which the bits of magic are a constant (none of the
-/// low 16 bits); symmetric ones lose their bias by turning over the sign bit.
-DARTQUANT_HD inline std::uint32_t pack_vector(float const (&x)[4], GroupMap const& map, std::uint32_t offset,
-                                              QuantizeStep const& step) {
-  std::uint32_t const r0 = rounded(x[0], map), r1 = rounded(x[1], map), r2 = rounded(x[2], map),
-                      r3 = rounded(x[3], map);
-  bool const symmetric = step.symmetry == Symmetry::symmetric;
-  if (step.bits == 4)
-    return ((((((r3 << 4) + r2) << 4) + r1) << 4) + r0 + offset * 0x1111u) ^ (symmetric ? 0x8888u : 0u);
-  std::uint32_t const sum = (((((r3 << 8) + r2) << 8) + r1) << 8) + r0 - (magic_bits + (magic_bits << 8));
-  return (sum + offset * 0x01010101u) ^ (symmetric ? 0x80808080u : 0u);
-}
+/// How four codes 0 .. 2^bits - 1 = centered level + zero code become 16 or 32 stored bits: joined by shifts
+/// and sums modulo 2^32, in which the bits of magic are a constant (none of the low 16 bits); symmetric ones
+/// lose their bias by turning over the sign bit.
+template <int Bits>
+struct VectorCode {
+  std::uint32_t added, flipped;
+
+  DARTQUANT_HD VectorCode(GroupMap const& map, QuantizeStep const& step)
+      : added(zero_code(map, step) * ones - (Bits == 8 ? magic_bits + (magic_bits << 8) : 0u)),
+        flipped(step.symmetry == Symmetry::symmetric ? ones << (Bits - 1) : 0u) {}
+  DARTQUANT_HD std::uint32_t operator()(float const (&x)[4], GroupMap const& map) const {
+    std::uint32_t const sum = map.factor == 0 ? join(rounded_simply(x[0], map), rounded_simply(x[1], map),
+                                                     rounded_simply(x[2], map), rounded_simply(x[3], map))
+                                              : join(rounded(x[0], map), rounded(x[1], map),
+                                                     rounded(x[2], map), rounded(x[3], map));
+    return (sum + added) ^ flipped;
+  }
+
+ private:
+  static constexpr std::uint32_t ones = Bits == 4 ? 0x1111u : 0x01010101u;
+  DARTQUANT_HD static std::uint32_t join(std::uint32_t r0, std::uint32_t r1, std::uint32_t r2,
+                                         std::uint32_t r3) {
+    return (((((r3 << Bits) + r2) << Bits) + r1) << Bits) + r0;
+  }
+};
 
 /// The level of one channel, its low bits.
-DARTQUANT_HD inline int level_of(float x, GroupMap const& map, std::uint32_t offset,
-                                 QuantizeStep const& step) {
-  std::uint32_t const code = rounded(x, map) - magic_bits + offset;
-  return static_cast<int>(step.symmetry == Symmetry::symmetric ? code ^ (1u << (step.bits - 1)) : code);
+DARTQUANT_HD inline int level_of(float x, GroupMap const& map, QuantizeStep const& step) {
+  std::uint32_t const code = (map.factor == 0 ? rounded_simply(x, map) : rounded(x, map)) - magic_bits;
+  std::uint32_t const bias = step.symmetry == Symmetry::symmetric ? 0 : zero_code(map, step);
+  return static_cast<int>(code + bias);
 }
 
 }  // namespace detail
@@ -146,13 +170,14 @@ struct QuantizeRows {
     for (int g = thread.index(); g < 4 * tile.tile_rows * tile.row_groups; g += thread.count()) ranges[g] = 0;
     float v[16][4];
     Held const held = transform_rows(thread, transform, first_row, v);  // begins with a barrier
-    if (q.regular != 0) collect_ranges(thread, held, v, ranges);
-    else scan_ranges(thread, held, v, ranges);
+    if (q.symmetry == Symmetry::symmetric) find_ranges<Symmetry::symmetric>(thread, held, v, ranges);
+    else find_ranges<Symmetry::asymmetric>(thread, held, v, ranges);
     thread.synchronize();
     find_maps(thread, first_row, maps);
     thread.synchronize();
-    if (q.regular != 0) store_levels(thread, first_row, held, v, maps);
-    else store_levels_plainly(thread, first_row, maps);
+    if (q.regular == 0) store_levels_plainly(thread, first_row, maps);
+    else if (q.bits == 4) store_levels<4>(thread, first_row, held, v, maps);
+    else store_levels<8>(thread, first_row, held, v, maps);
   }
 
  private:
@@ -163,18 +188,25 @@ struct QuantizeRows {
            static_cast<int>(tile.group_divider.quotient(static_cast<std::uint32_t>(col)));
   }
 
+  template <Symmetry symmetry, class Thread>
+  DARTQUANT_DEVICE void find_ranges(Thread const& thread, Held const& held, float const (&v)[16][4],
+                                    std::uint32_t* ranges) const {
+    if (q.regular != 0) collect_ranges<symmetry>(thread, held, v, ranges);
+    else scan_ranges<symmetry>(thread, held, v, ranges);
+  }
+
   /// Ranges of held vectors: those of a thread that lie in one group are joined, then those of 8 lanes, which
   /// hold 32 consecutive channels.
-  template <class Thread>
+  template <Symmetry symmetry, class Thread>
   DARTQUANT_DEVICE void collect_ranges(Thread const& thread, Held const& held, float const (&v)[16][4],
                                        std::uint32_t* ranges) const {
     RowTile const& tile = transform.tile;
     detail::GroupRange range;
     unrolled<16>([&](auto index) {
       constexpr int j = index;
-      for (int e = 0; e < 4; ++e) detail::widen(thread, range, v[j][e], q.symmetry);
+      for (int e = 0; e < 4; ++e) detail::widen<symmetry>(thread, range, v[j][e]);
       if (((j + 1) & (tile.join - 1)) != 0) return;
-      detail::widen_by_lanes(thread, range, 8, q.symmetry);
+      detail::widen_by_lanes<symmetry>(thread, range, 8);
       auto const vector = static_cast<std::uint32_t>(held.vector(j));
       std::uint32_t const tile_row = tile.row_units.quotient(vector >> 3);
       if (thread.lane() % 8 == 0 && thread.index() < tile.floats / 64 &&
@@ -182,7 +214,7 @@ struct QuantizeRows {
         int const col = 4 * static_cast<int>(vector) - static_cast<int>(tile_row) * tile.pitch;
         std::uint32_t* const at = ranges + 4 * group_of(tile_row, col);
         thread.atomic_max(at + 1, std::bit_cast<std::uint32_t>(range.high));
-        if (q.symmetry == Symmetry::asymmetric)
+        if constexpr (symmetry == Symmetry::asymmetric)
           thread.atomic_max(at, std::bit_cast<std::uint32_t>(range.low));
       }
       range = {};
@@ -190,7 +222,7 @@ struct QuantizeRows {
   }
 
   /// The same for any group: values go back to shared memory, then a warp reads each group.
-  template <class Thread>
+  template <Symmetry symmetry, class Thread>
   DARTQUANT_DEVICE void scan_ranges(Thread const& thread, Held const& held, float const (&v)[16][4],
                                     std::uint32_t* ranges) const {
     RowTile const& tile = transform.tile;
@@ -202,8 +234,8 @@ struct QuantizeRows {
       int const last = first + tile.group < tile.cols ? first + tile.group : tile.cols;
       detail::GroupRange range;
       for (int col = first + thread.lane(); col < last; col += 32)
-        detail::widen(thread, range, floats[row * tile.pitch + col], q.symmetry);
-      detail::widen_by_lanes(thread, range, 32, q.symmetry);
+        detail::widen<symmetry>(thread, range, floats[row * tile.pitch + col]);
+      detail::widen_by_lanes<symmetry>(thread, range, 32);
       if (thread.lane() == 0) {
         ranges[4 * g] = std::bit_cast<std::uint32_t>(range.low);
         ranges[4 * g + 1] = std::bit_cast<std::uint32_t>(range.high);
@@ -231,16 +263,16 @@ struct QuantizeRows {
     }
   }
 
-  template <class Thread>
+  template <int Bits, class Thread>
   DARTQUANT_DEVICE void store_levels(Thread const& thread, std::uint32_t first_row, Held const& held,
                                      float const (&v)[16][4], detail::GroupMap const* maps) const {
     RowTile const& tile = transform.tile;
     if (thread.index() >= tile.floats / 64) return;
     detail::GroupMap map{};
-    std::uint32_t offset = 0;
+    detail::VectorCode<Bits> code(map, q);
     std::uint8_t* at = q.levels;
     bool inside = false;
-    int const hop = (4 << held.log_step) * q.bits / 8;
+    int const hop = (Bits << held.log_step) / 2;  // bytes
     unrolled<16>([&](auto index) {
       constexpr int j = index;
       if ((j & (tile.join - 1)) == 0) {
@@ -250,14 +282,14 @@ struct QuantizeRows {
         if (inside) {
           int const col = 4 * static_cast<int>(vector) - static_cast<int>(tile_row) * tile.pitch;
           RowPlace const place = place_of(tile, first_row + tile_row);
-          at = q.levels + place.row * q.level_stride + (place.first + col) * q.bits / 8;
+          at = q.levels + place.row * q.level_stride + (place.first + col) * Bits / 8;
           map = maps[group_of(tile_row, col)];
-          offset = detail::offset_of(map, q);
+          code = detail::VectorCode<Bits>(map, q);
         }
       }
       if (inside) {
-        std::uint32_t const word = detail::pack_vector(v[j], map, offset, q);
-        if (q.bits == 4) *reinterpret_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(word);
+        std::uint32_t const word = code(v[j], map);
+        if constexpr (Bits == 4) *reinterpret_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(word);
         else *reinterpret_cast<std::uint32_t*>(at) = word;
       }
       at += hop;
@@ -270,18 +302,16 @@ struct QuantizeRows {
                                              detail::GroupMap const* maps) const {
     RowTile const& tile = transform.tile;
     TileFloats const floats{reinterpret_cast<float*>(thread.shared())};
+    auto const level_at = [&](int row, int col) {
+      return detail::level_of(floats[row * tile.pitch + col],
+                              maps[group_of(static_cast<std::uint32_t>(row), col)], q);
+    };
     int const each = 8 / q.bits, row_bytes = (tile.cols + each - 1) / each;
     for (int n = thread.index(); n < tile.tile_rows * row_bytes; n += thread.count()) {
       int const row = n / row_bytes, byte = n - row * row_bytes;
       if (first_row + static_cast<std::uint32_t>(row) >= tile.rows) break;
-      int even = 0, odd = 0;
-      for (int k = 0; k < each; ++k) {
-        int const col = byte * each + k;
-        if (col >= tile.cols) continue;
-        detail::GroupMap const map = maps[group_of(static_cast<std::uint32_t>(row), col)];
-        int& level = k == 0 ? even : odd;
-        level = detail::level_of(floats[row * tile.pitch + col], map, detail::offset_of(map, q), q);
-      }
+      int const even = level_at(row, byte * each);
+      int const odd = each == 2 && byte * 2 + 1 < tile.cols ? level_at(row, byte * 2 + 1) : 0;
       RowPlace const place = place_of(tile, first_row + static_cast<std::uint32_t>(row));
       q.levels[place.row * q.level_stride + place.first / each + byte] =
           each == 2 ? pack_int4(even, odd) : static_cast<std::uint8_t>(even);

@@ -2,17 +2,11 @@
 // The calls on rows on a GPU have the bytes of the CPU's.
 
 #include "cuda/device_rows.hpp"
+#include "cuda/no_device.hpp"
 
 using namespace rows_test;
 
 namespace {
-
-bool no_device() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return false;
-  WARN("skipped: no CUDA device");
-  return true;
-}
 
 void check(Random& random, CallCase const& c) {
   CAPTURE(c.rows, c.cols, c.block, c.group, c.bits, int(c.symmetry), c.permuted, int(c.type));
@@ -24,7 +18,7 @@ void check(Random& random, CallCase const& c) {
 }  // namespace
 
 TEST_CASE("Rows on a GPU have the CPU's bytes: every length", "[device][rows]") {
-  if (no_device()) return;
+  if (test::no_device()) return;
   Random random(1);
   for (int m = 0; m <= 14; ++m) {
     std::int64_t const block = std::int64_t{1} << m;
@@ -37,7 +31,7 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: every length", "[device][rows]") 
 }
 
 TEST_CASE("Rows on a GPU have the CPU's bytes: widths of models", "[device][rows]") {
-  if (no_device()) return;
+  if (test::no_device()) return;
   Random random(2);
   for (std::int64_t const cols : {2048, 3072, 4096, 5120, 8192, 11008, 13824, 14336})
     for (std::int64_t const group : {0, 32, 128})
@@ -51,7 +45,7 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: widths of models", "[device][rows
 }
 
 TEST_CASE("Rows on a GPU have the CPU's bytes: any shape", "[device][rows]") {
-  if (no_device()) return;
+  if (test::no_device()) return;
   Random random(3);
   for (CallCase const& c :
        {CallCase{1, 1, 1, 0}, CallCase{3, 33, 0, 8}, CallCase{3, 100, 4, 7}, CallCase{2, 40, 20, 3},
@@ -65,7 +59,7 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: any shape", "[device][rows]") {
 }
 
 TEST_CASE("Block rotations on a GPU: defined to the bit", "[device][rows]") {
-  if (no_device()) return;
+  if (test::no_device()) return;
   Random random(4);
   std::int64_t const rows = 130, cols = 512, block = 128;
   Values x(dartquant_float32, rows, cols), expected(dartquant_float32, rows, cols);

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+// The primitives of Gpu on a GPU.
+#include "cuda/gpu_cases.hpp"
