@@ -9,22 +9,12 @@
 #include <dartquant/cuda/matmul.hpp>
 
 #include "cuda/device_products.hpp"
+#include "cuda/no_device.hpp"
 #include "support/catch.hpp"
 
 using namespace dartquant;
 using namespace dartquant::cuda;
 using namespace dartquant::test;
-
-namespace {
-
-bool no_device() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return false;
-  WARN("skipped: no CUDA device");
-  return true;
-}
-
-}  // namespace
 
 TEST_CASE("matmul on a GPU has the CPU's bytes", "[device][matmul]") {
   if (no_device()) return;
