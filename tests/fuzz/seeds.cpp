@@ -44,6 +44,19 @@ void write_indices(fs::path const& folder) {
   std::ofstream(folder / "escape") << R"({"weight_map":{"a":"..\/model-a.safetensors","b":{}}})";
 }
 
+/// Both kinds of quantization_config.
+void write_packed(fs::path const& folder) {
+  std::ofstream(folder / "native")
+      << R"({"quantization_config":{"quant_method":"dartquant","layout":1,"online_r3":true,)"
+      << R"("weights":{"bits":4,"group":8,"symmetric":true,"sums":false},)"
+      << R"("activations":{"bits":8,"symmetric":false,"clip":1.0,"o_proj_per_head":false},"kv_cache":{"bits":4,"clip":0.9}}})";
+  std::ofstream(folder / "compressed")
+      << R"({"quantization_config":{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":)"
+      << R"({"targets":["Linear"],"weights":{"num_bits":4,"symmetric":true,"strategy":"group","group_size":32},)"
+      << R"("input_activations":{"num_bits":8,"symmetric":true}}},"transform_config":{"config_groups":{"R4":{"type":"hadamard",)"
+      << R"("head_dim":4,"apply":[{"targets":["re:.*down_proj$"],"location":"input"}]}}}}})";
+}
+
 /// config.json files are their own seeds, and so are the tokenizers of the tests.
 void copy_files(fs::path const& from, std::string const& extension, fs::path const& folder) {
   for (fs::directory_entry const& entry : fs::recursive_directory_iterator(from))
@@ -57,7 +70,8 @@ void copy_files(fs::path const& from, std::string const& extension, fs::path con
 int main(int count, char** arguments) try {
   if (count != 2) return 2;
   fs::path const root = arguments[1];
-  for (char const* parser : {"safetensors", "npy", "index", "config", "rotations", "tokenizer", "gguf"})
+  for (char const* parser :
+       {"safetensors", "npy", "index", "config", "rotations", "packed", "tokenizer", "gguf"})
     fs::create_directories(root / parser);
   write_safetensors(root / "safetensors");
   write_npy_files(root / "npy");
@@ -69,6 +83,7 @@ int main(int count, char** arguments) try {
       << R"("rms_norm_eps":1e-5,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,)"
       << R"("high_freq_factor":4.0,"original_max_position_embeddings":32},"attention_bias":true,"head_dim":4})";
   copy_files(DARTQUANT_TEST_DATA "/tokenizer", ".json", root / "tokenizer");
+  write_packed(root / "packed");
   save_rotations(fuzz::small_rotations(), root / "rotations" / "all");
   return 0;
 } catch (std::exception const& error) {
