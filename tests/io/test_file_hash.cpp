@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "io/file_hash.hpp"
+#include "../../src/io/file_hash.hpp"
 
 #include "files.hpp"
 
