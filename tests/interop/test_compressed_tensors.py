@@ -42,7 +42,7 @@ def decompress(folder, name, tensors):
     return BaseCompressor.get_value_from_registry("pack-quantized").decompress(parts, scheme)["weight"]
 
 
-SCHEMES = [("w4a16", "--weight-group", "32"), ("w4a16", "--asymmetric-weights"), ("w4a8", "--weight-group", "8"),
+SCHEMES = [("w4a16", "--weight-group", "8"), ("w4a16", "--asymmetric-weights"), ("w4a8", "--weight-group", "8"),
            ("w8a8",), ("w4a4",)]
 
 
@@ -58,7 +58,7 @@ def test_unpacked_weights_are_our_dequantized_values(program, tmp_path, scheme, 
 
 
 def test_gptq_levels_survive(program, tmp_path):
-    more = ("--scheme", "w4a16", "--weights", "gptq", "--weight-group", "32", "--calibration", MODEL / "calibration.txt",
+    more = ("--scheme", "w4a16", "--weights", "gptq", "--weight-group", "8", "--calibration", MODEL / "calibration.txt",
             "--samples", "8")
     packed = quantize(program, tmp_path / "packed", *more)
     values = quantize(program, tmp_path / "values", *more, fmt="checkpoint")
@@ -66,8 +66,8 @@ def test_gptq_levels_survive(program, tmp_path):
 
 
 def test_scales_of_16_bits_are_rounded_once(program, tmp_path):
-    packed = quantize(program, tmp_path / "packed", "--scheme", "w4a16", "--weight-group", "32", dtype="bf16")
-    exact = quantize(program, tmp_path / "exact", "--scheme", "w4a16", "--weight-group", "32")
+    packed = quantize(program, tmp_path / "packed", "--scheme", "w4a16", "--weight-group", "8", dtype="bf16")
+    exact = quantize(program, tmp_path / "exact", "--scheme", "w4a16", "--weight-group", "8")
     tensors, wide = tensors_of(packed), tensors_of(exact)
     assert torch.equal(tensors[DOWN + "weight_packed"], wide[DOWN + "weight_packed"])
     assert torch.equal(tensors[DOWN + "weight_scale"], wide[DOWN + "weight_scale"].to(torch.bfloat16))
@@ -122,8 +122,8 @@ def logits_through_transformers(folder, ids):
 
 def test_transformers_loads_the_folder(program, tmp_path):
     ids = numpy.load(MODEL / "eval_ids.npy")[:64].astype(numpy.int64)
-    packed = quantize(program, tmp_path / "packed", "--scheme", "w4a16", "--weight-group", "32")
-    values = quantize(program, tmp_path / "values", "--scheme", "w4a16", "--weight-group", "32", fmt="checkpoint")
+    packed = quantize(program, tmp_path / "packed", "--scheme", "w4a16", "--weight-group", "8")
+    values = quantize(program, tmp_path / "values", "--scheme", "w4a16", "--weight-group", "8", fmt="checkpoint")
     found, expected = logits_through_transformers(packed, ids), logits_through_transformers(values, ids)
     assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
 

@@ -317,7 +317,7 @@ TEST_CASE("quantize writes INT4 folders that eval runs, and says which engine do
                                   "--scheme",
                                   native ? "w4a8kv8" : "w4a8",
                                   "--weight-group",
-                                  "32",
+                                  native ? "32" : "8",
                                   "--dtype",
                                   "f32",
                                   "--format",
