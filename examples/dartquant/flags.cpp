@@ -2,7 +2,9 @@
 #include "flags.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -63,6 +65,24 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
       ->type_name("NAME");
   command.add_option("--json", flags.json, "write the results to this file as JSON")->type_name("FILE");
   command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
+}
+
+std::map<std::string, std::string> given_options(CLI::App const& command) {
+  std::map<std::string, std::string> given;
+  for (CLI::Option const* const option : command.get_options()) {
+    // These change nothing in an output.
+    constexpr std::array<std::string_view, 5> without_effect{"--threads", "--isa", "--json", "--quiet",
+                                                             "--output"};
+    std::string const name = option->get_name();
+    if (option->count() == 0 || std::ranges::find(without_effect, name) != without_effect.end()) continue;
+    std::string values;
+    for (std::string value : option->results()) {
+      while (value.size() > 1 && value.ends_with('/')) value.pop_back();
+      values += (values.empty() ? "" : ",") + value.substr(value.rfind('/') + 1);
+    }
+    given[name] = values;
+  }
+  return given;
 }
 
 void add_text_flags(CLI::App& command, TextSource& source, std::string const& text_names,

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <map>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,7 @@ struct FoldFlags {
   CommonFlags common;
   TextSource source;
   std::string rotations, active, output, dtype;
+  std::map<std::string, std::string> given;
 };
 
 Json report_of(Model const& model, RotationSet active, FoldReport const& done, FoldCheck const& check,
@@ -59,6 +61,7 @@ void run(FoldFlags const& flags) {
   options.rotations = active_rotations(flags.active, rotations);
   options.dtype = dtype_of(flags.dtype);
   options.manifest = origin_of_rotations(flags.rotations);
+  options.manifest.insert(flags.given.begin(), flags.given.end());
   detail::require(!options.rotations.r3, "--active ", flags.active,
                   ": R3 acts after RoPE and cannot be folded; leave it out");
   TokenWindows const windows = check_windows(model, flags.source);
@@ -108,7 +111,10 @@ void add_fold(CLI::App& program) {
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to check on (default: pseudo-random tokens)");
   command->footer(example);
-  command->callback([flags] { run(*flags); });
+  command->callback([flags, command] {
+    flags->given = given_options(*command);
+    run(*flags);
+  });
 }
 
 }  // namespace dartquant::program

@@ -30,7 +30,8 @@ struct SafetensorsWriter::Layout {
   std::string head;  ///< length, JSON and padding
   std::uint64_t total = 0;
 
-  Layout(std::vector<TensorInfo>&& declared, std::map<std::string, std::string> const& metadata);
+  Layout(std::vector<TensorInfo>&& declared, std::map<std::string, std::string> const& metadata,
+         index_t data_alignment);
 };
 
 namespace {
@@ -144,7 +145,10 @@ std::uint64_t byte_size(TensorInfo const& tensor) {
 }
 
 SafetensorsWriter::Layout::Layout(std::vector<TensorInfo>&& declared,
-                                  std::map<std::string, std::string> const& metadata) {
+                                  std::map<std::string, std::string> const& metadata,
+                                  index_t data_alignment) {
+  require(data_alignment >= 8 && data_alignment % 8 == 0, "[SafetensorsWriter] data_alignment ",
+          data_alignment, ": a multiple of 8 is needed");
   for (TensorInfo& info : declared) {
     require(!info.name.empty() && info.name != "__metadata__", "[SafetensorsWriter] a tensor named '",
             info.name, "': choose another name");
@@ -169,7 +173,8 @@ SafetensorsWriter::Layout::Layout(std::vector<TensorInfo>&& declared,
     json += (json.size() > 1 ? "," : "") + header_entry(tensor.info, tensor.begin, end);
   }
   json += "}";
-  json.resize((json.size() + 7) / 8 * 8, ' ');
+  auto const unit = static_cast<std::size_t>(data_alignment);
+  json.resize((json.size() + 8 + unit - 1) / unit * unit - 8, ' ');
   require(json.size() <= detail::largest_header, "[SafetensorsWriter] a header of ", json.size(),
           " bytes: the format allows ", detail::largest_header);
   for (unsigned i = 0; i < 8; ++i) head.push_back(static_cast<char>(json.size() >> (8 * i) & 255));
@@ -186,8 +191,9 @@ SafetensorsWriter::Layout::Layout(std::vector<TensorInfo>&& declared,
 }
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path const& path, std::vector<TensorInfo> tensors,
-                                     std::map<std::string, std::string> const& metadata)
-    : SafetensorsWriter(Layout(std::move(tensors), metadata), path) {}
+                                     std::map<std::string, std::string> const& metadata,
+                                     index_t data_alignment)
+    : SafetensorsWriter(Layout(std::move(tensors), metadata, data_alignment), path) {}
 
 SafetensorsWriter::SafetensorsWriter(Layout&& layout, std::filesystem::path const& path)
     : tensors_(std::move(layout.tensors)), file_(path, layout.total) {

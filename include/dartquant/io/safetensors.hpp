@@ -124,10 +124,11 @@ struct TensorInfo {
 /// (wider types first, then by name); the same declarations and values give the same bytes.
 class SafetensorsWriter {
  public:
-  /// Reserves the space and writes the header. Throws InvalidArgument for a duplicate or empty name or a bad
-  /// shape, Error(io) as AtomicFile.
+  /// Reserves the space and writes the header, padded so that the data begins at a multiple of
+  /// `data_alignment` bytes (8: as the reference writer; any multiple of 8). Throws InvalidArgument for a
+  /// duplicate or empty name or a bad shape, Error(io) as AtomicFile.
   SafetensorsWriter(std::filesystem::path const& path, std::vector<TensorInfo> tensors,
-                    std::map<std::string, std::string> const& metadata = {});
+                    std::map<std::string, std::string> const& metadata = {}, index_t data_alignment = 8);
   SafetensorsWriter(SafetensorsWriter&&) noexcept;
   SafetensorsWriter& operator=(SafetensorsWriter&&) noexcept;
   ~SafetensorsWriter();
