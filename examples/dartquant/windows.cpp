@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
 
 #include <fmt/core.h>
@@ -32,11 +33,12 @@ std::string read_text(std::string const& file) {
 
 std::vector<std::int32_t> encode(Model const& model, std::string const& file) {
   std::string const text = read_text(file);
-  std::filesystem::path const tokenizer = model.folder() / "tokenizer.json";
-  if (!std::filesystem::exists(tokenizer))
-    fail(Error::Kind::io, fmt::format("{} is missing: add it, or give token ids (.npy) instead of a text",
-                                      tokenizer.string()));
-  Tokenizer const loaded = Tokenizer::load(tokenizer);
+  std::filesystem::path const place = model.folder() / "tokenizer.json";
+  std::optional<std::string> const tokenizer = model.tokenizer_text();
+  if (!tokenizer)
+    fail(Error::Kind::io,
+         fmt::format("{} is missing: add it, or give token ids (.npy) instead of a text", place.string()));
+  Tokenizer const loaded = Tokenizer::parse(*tokenizer, place.string());
   try {
     return loaded.encode(text);
   } catch (InvalidArgument const& error) {

@@ -59,7 +59,7 @@ std::string hexadecimal(std::uint64_t value) {
 /// Size and checksum of the data of every weight file, tensor by tensor.
 Json input_files(Model const& model) {
   Json files = Json::object();
-  for (SafetensorsFile const& file : model.checkpoint().files()) {
+  for (TensorFile const& file : model.checkpoint().files()) {
     Checksum checksum;
     std::uint64_t bytes = 0;
     for (Tensor const& tensor : file.tensors()) {
@@ -161,6 +161,8 @@ void finish_folder(Model const& model, Rotations const& rotations, fs::path cons
   for (std::string_view const name : companions)
     if (fs::exists(model.folder() / name))
       files.push_back(prepared(output / name, read_file(model.folder() / name, small_file)));
+  if (!fs::is_directory(model.folder()) && model.has_tokenizer())  // a GGUF file
+    files.push_back(prepared(output / "tokenizer.json", model.tokenizer_text().value()));
   files.push_back(prepared(output / manifest_name, manifest(model, options, report)));
   files.push_back(prepared(output / "config.json", output_config(model, options)));
   replace_weights(output, writer);
