@@ -1,8 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native aarch64)
+#   ./test.sh --interop     the program against transformers and other readers, in a Python environment that it sets up
 set -euo pipefail
 cd "$(dirname "$0")"
+
+if [ "${1:-}" = --interop ]; then
+  bash cmake/install-packages.sh python3-venv
+  cmake --preset release > /dev/null
+  cmake --build --preset release --target dartquant_program
+  venv=$(realpath -m "${DARTQUANT_INTEROP_VENV:-build/interop-venv}")
+  tests/interop/setup.sh "$venv" || echo "interop: some packages are missing; the tests that need them are skipped"
+  exec "$venv/bin/python" -m pytest tests/interop -q -rs -p no:cacheprovider
+fi
 
 [ $# -gt 0 ] || set -- release asan-ubsan aarch64
 extra=()
