@@ -77,7 +77,8 @@ class ConfigReader {
   /// The decimal number that the float stands for: 1e-05 and not 9.99999974e-06.
   [[nodiscard]] static double rounded(double value) {
     std::array<char, 32> text;
-    auto const [end, error] = std::to_chars(text.data(), text.data() + text.size(), static_cast<float>(value));
+    auto const [end, error] =
+        std::to_chars(text.data(), text.data() + text.size(), static_cast<float>(value));
     std::from_chars(text.data(), end, value);
     return value;
   }
@@ -112,7 +113,8 @@ class ConfigReader {
     RopeScaling scaling{.kind = RopeScaling::Kind::llama3,
                         .factor = rounded(static_cast<double>(factors.maxCoeff()))};
     if (factors.size() == head_dim / 2)
-      for (double const positions : {8192.0, 4096.0, 2048.0, 16384.0, 32768.0}) {
+      for (double const positions :
+           {static_cast<double>(integer("rope.scaling.original_context_length").value_or(8192)), 8192.0}) {
         scaling.original_positions = positions;
         RowMatrix<float> const expected = rope_factors(scaling, theta, head_dim);
         if (((factors - expected).array().abs() <= 1e-4f * expected.array()).all())
@@ -162,6 +164,9 @@ std::vector<GgufEntry> config_entries(ModelConfig const& config, GgufArchitectur
     entries.push_back({key("rope.scaling.type"), std::string("linear")});
     number("rope.scaling.factor", config.rope_scaling.factor);
   }
+  if (config.rope_scaling.kind == RopeScaling::Kind::llama3)
+    size("rope.scaling.original_context_length",
+         static_cast<index_t>(config.rope_scaling.original_positions));
   return entries;
 }
 
