@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native aarch64)
+# Sets up, builds and runs every test: ./test.sh [preset ...]   (presets: release debug clang asan-ubsan tsan native aarch64 fuzz)
 #   ./test.sh --interop     the program against transformers and other readers, in a Python environment that it sets up
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -17,6 +17,7 @@ fi
 [ $# -gt 0 ] || set -- release asan-ubsan aarch64
 extra=()
 case " $* " in *" clang "*) extra+=(clang) ;; esac
+case " $* " in *" fuzz "*) extra+=(clang libclang-rt-14-dev) ;; esac
 case " $* " in *" aarch64 "*) extra+=(g++-aarch64-linux-gnu qemu-user) ;; esac
 bash cmake/install-packages.sh "${extra[@]}"
 

@@ -10,6 +10,7 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/safetensors.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/quantized_folder.hpp>
 
 #include "active.hpp"
 #include "commands.hpp"
@@ -31,7 +32,8 @@ constexpr char const* example =
     "  dartquant eval my-model --text wikitext.txt --scheme w4a4kv4 --rotations rotations.safetensors\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a8 --weight-group 128 --integers\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a16 --weights gptq --calibration train.txt\n"
-    "  dartquant eval my-model-folded --original my-model --text wikitext.txt\n\n"
+    "  dartquant eval my-model-folded --original my-model --text wikitext.txt\n"
+    "  dartquant eval my-model-int4 --original my-model --text wikitext.txt --integers\n\n"
     "Perplexity is over consecutive windows of --seqlen tokens, each on its own; the first token of a window "
     "is\n"
     "context only. The error is the standard error over windows. KL is the mean KL(original || this) per "
@@ -126,21 +128,43 @@ void report_reference(ReferenceCheck const& check) {
              check.error, check.tokens);
 }
 
+/// A folder of packed weights says itself how it runs; --scheme may choose other bits for activations and
+/// cache.
+ForwardOptions packed_forward(EvalFlags const& flags, Model const& model) {
+  FolderQuantization const& folder = *model.quantized();
+  detail::require(
+      flags.rotations.empty() && flags.active.empty() && flags.scheme.weights == "rtn",
+      model.folder().string(),
+      " holds packed weights with their rotations: leave --rotations, --active and --weights out");
+  ForwardOptions options;
+  options.quantization = folder.quantization;
+  if (flags.scheme.scheme != SchemeFlags{}.scheme) {
+    options.quantization = flags.scheme.quantization();
+    options.quantization.scheme.weights = folder.quantization.scheme.weights;
+    options.quantization.weight_group = folder.quantization.weight_group;
+    options.quantization.weight_symmetry = folder.quantization.weight_symmetry;
+  }
+  options.active.r3 = folder.online.r3 && options.quantization.scheme.kv < 16;
+  return options;
+}
+
 void run(EvalFlags const& flags) {
   constexpr double reference_bound = 1e-4;
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
-  if (flags.integers) (void)on_integers(flags.scheme.quantization());  // fails before the work
   check_output_file(flags.common.json, flags.common.model,
                     {flags.source.file(), flags.calibration.file(), flags.rotations, flags.reference});
   Cpu const cpu = flags.common.cpu();
-  Model const model = Model::open(flags.common.model);
+  Model const model = Model::open(flags.common.model, Weights::any);
+  bool const packed = model.quantized() != nullptr;
   Rotations const rotations = read_rotations(flags.rotations, model.config());
-  ForwardOptions options =
-      rotated_forward(rotations, active_rotations(flags.active, rotations), flags.scheme.quantization());
+  ForwardOptions options = packed ? packed_forward(flags, model)
+                                  : rotated_forward(rotations, active_rotations(flags.active, rotations),
+                                                    flags.scheme.quantization());
+  if (flags.integers) (void)on_integers(options.quantization);  // fails before the work
   bool const changed = options.active != RotationSet{} || options.quantization.scheme != Scheme{};
   std::optional<Model> original;
   if (!flags.original.empty()) original = Model::open(flags.original);
-  else if (changed) original = model;
+  else if (changed && !packed) original = model;
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = first_windows(model, flags.source, seqlen, flags.windows);
   TokenWindows const text =
@@ -190,8 +214,7 @@ void add_eval(CLI::App& program) {
   add_samples_flag(*command, flags->samples);
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
-  command
-      ->add_option("--windows,--chunks", flags->windows, "measure on the first N windows; 0: all")
+  command->add_option("--windows,--chunks", flags->windows, "measure on the first N windows; 0: all")
       ->type_name("N")
       ->check(at_least(0))
       ->capture_default_str();

@@ -65,6 +65,20 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
   command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
 }
 
+std::map<std::string, std::string> given_options(CLI::App const& command) {
+  std::map<std::string, std::string> given;
+  for (CLI::Option const* const option : command.get_options()) {
+    if (option->count() == 0) continue;
+    std::string values;
+    for (std::string value : option->results()) {
+      while (value.size() > 1 && value.ends_with('/')) value.pop_back();
+      values += (values.empty() ? "" : ",") + value.substr(value.rfind('/') + 1);
+    }
+    given[option->get_name()] = values;
+  }
+  return given;
+}
+
 void add_text_flags(CLI::App& command, TextSource& source, std::string const& text_names,
                     std::string const& token_names, std::string const& purpose) {
   auto* const text =

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -34,6 +35,9 @@ struct CommonFlags {
   }
 };
 void add_common_flags(CLI::App& command, CommonFlags& flags);
+
+/// The options that a command line gave, as "--name" and value, for a manifest; of a path the last part.
+[[nodiscard]] std::map<std::string, std::string> given_options(CLI::App const& command);
 
 /// A text or a file of token ids.
 struct TextSource {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -39,6 +40,7 @@ struct FoldFlags {
   CommonFlags common;
   TextSource source;
   std::string rotations, active, output, dtype, format;
+  std::map<std::string, std::string> given;
 
   [[nodiscard]] FoldFormat fold_format() const {
     bool const gguf =
@@ -74,6 +76,7 @@ void run(FoldFlags const& flags) {
   options.dtype = dtype_of(flags.dtype);
   options.format = flags.fold_format();
   options.manifest = origin_of_rotations(flags.rotations);
+  options.manifest.insert(flags.given.begin(), flags.given.end());
   detail::require(!options.rotations.r3, "--active ", flags.active,
                   ": R3 acts after RoPE and cannot be folded; leave it out");
   TokenWindows const windows = check_windows(model, flags.source);
@@ -136,7 +139,10 @@ void add_fold(CLI::App& program) {
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to check on (default: pseudo-random tokens)");
   command->footer(example);
-  command->callback([flags] { run(*flags); });
+  command->callback([flags, command] {
+    flags->given = given_options(*command);
+    run(*flags);
+  });
 }
 
 }  // namespace dartquant::program

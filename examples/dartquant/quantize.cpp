@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <fmt/core.h>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/quantized_folder.hpp>
 
 #include "active.hpp"
 #include "commands.hpp"
+#include "engines.hpp"
 #include "flags.hpp"
 #include "integers.hpp"
 #include "output.hpp"
@@ -29,10 +33,20 @@ constexpr char const* example =
     "  dartquant quantize my-model --calibration train.txt --text test.txt --scheme w4a16 -o my-model-w4\n"
     "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a4kv4 -o my-model-w4\n"
     "  dartquant quantize my-model --calibration train.txt --scheme w4a16 --weights gptq --weight-group 128 "
-    "-o my-model-w4\n\n"
+    "-o my-model-w4\n"
+    "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a8 --active r1,r2,r4 "
+    "--weight-group 128 \\\n"
+    "      --format compressed-tensors -o my-model-w4a8\n"
+    "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a8kv8 --format native -o "
+    "my-model-int4\n\n"
     "Learns rotations (or takes those of a file), folds them, rounds the linear layers' weights to the grid "
     "of the\n"
-    "scheme and writes them in --dtype. The bits of activations and KV cache are not in the folder: they are "
+    "scheme and writes them. --format checkpoint: as values in --dtype, which any Hugging Face reader "
+    "loads;\n"
+    "compressed-tensors: INT4 as vLLM reads it, with the online R4 in transform_config; native: INT4 in the "
+    "layout\n"
+    "that the kernels multiply from, which eval and examples/engine run. In a checkpoint the bits of "
+    "activations and KV cache are not in the folder: they are "
     "what\n"
     "--text is measured with, R3 included; R4 is folded and its reader must run it online (dartquant does).\n"
     "--integers measures the same levels with their float32 scales, before --dtype rounds the written "
@@ -45,7 +59,15 @@ struct QuantizeFlags {
   LearningFlags learning;
   SchemeFlags scheme{.scheme = "w4a16kv16"};
   bool integers = false;
-  std::string rotations, active, output, dtype;
+  std::string rotations, active, output, dtype, format = "checkpoint";
+  std::map<std::string, std::string> given;
+
+  [[nodiscard]] bool packed() const { return format != "checkpoint"; }
+  [[nodiscard]] Quantization quantization() const {
+    SchemeFlags flags = scheme;
+    if (format == "compressed-tensors") flags.symmetric = true;  // the only kind it can ask an engine for
+    return flags.quantization();
+  }
 };
 
 struct Measured {
@@ -63,9 +85,9 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
   ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
   MethodTraits const& method = traits(options.method);
   detail::require(
-      method.sites == SiteChain::none, "--method ", method.name,
-      " transforms inputs online, which a folder cannot hold: measure it with `dartquant calibrate` "
-      "and `eval --rotations`, or choose another");
+      method.sites == SiteChain::none || flags.format == "native", "--method ", method.name,
+      " transforms inputs online, which only --format native can hold: choose that, or measure it with "
+      "`dartquant calibrate` and `eval --rotations`, or choose another method");
   if (!method.transforms() && (!method.rotates() || active == RotationSet{})) return {};
   require_given(flags.calibration, "--calibration TEXT to learn from, or --rotations FILE");
   index_t const seqlen = window_length(model, flags.seqlen);
@@ -80,22 +102,56 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
   return std::move(found.rotations);
 }
 
-FoldOptions fold_options(QuantizeFlags const& flags, RotationSet folded, TokenWindows const& text,
-                         Progress progress) {
-  Quantization const quantization = flags.scheme.quantization();
-  FoldOptions options;
-  options.rotations = folded;
-  options.dtype = dtype_of(flags.dtype);
-  options.weights = quantization.weights();
-  options.hessian_windows = &text;
-  options.manifest = origin_of_rotations(flags.rotations);
-  options.manifest["scheme"] = quantization.scheme.name();
+std::map<std::string, std::string> manifest_of(QuantizeFlags const& flags) {
+  std::map<std::string, std::string> manifest = origin_of_rotations(flags.rotations);
+  manifest.insert(flags.given.begin(), flags.given.end());
+  manifest["scheme"] = flags.quantization().scheme.name();
   if (flags.rotations.empty()) {
-    options.manifest["method"] = flags.learning.method;
-    options.manifest["seed"] = std::to_string(flags.common.seed);
+    manifest["method"] = flags.learning.method;
+    manifest["seed"] = std::to_string(flags.common.seed);
   }
+  return manifest;
+}
+
+FoldOptions fold_options(QuantizeFlags const& flags, RotationSet active, TokenWindows const& text,
+                         Progress progress) {
+  FoldOptions options;
+  options.rotations = active;
+  options.rotations.r3 = false;
+  options.dtype = dtype_of(flags.dtype);
+  options.weights = flags.quantization().weights();
+  options.hessian_windows = &text;
+  options.manifest = manifest_of(flags);
   options.progress = std::move(progress);
   return options;
+}
+
+QuantizedFolderOptions packed_options(QuantizeFlags const& flags, RotationSet active,
+                                      TokenWindows const& text, Progress progress) {
+  QuantizedFolderOptions options;
+  options.format = flags.format == "native" ? FolderFormat::native : FolderFormat::compressed_tensors;
+  options.rotations = active;
+  options.quantization = flags.quantization();
+  options.dtype = dtype_of(flags.dtype);
+  options.hessian_windows = &text;
+  options.manifest = manifest_of(flags);
+  options.progress = std::move(progress);
+  return options;
+}
+
+/// The rotations as the folder holds them. In a packed folder R4 is a transform of its layers.
+struct Held {
+  Rotations rotations;
+  RotationSet active;
+};
+
+Held held_in_folder(QuantizeFlags const& flags, Model const& model, Rotations const& rotations,
+                    RotationSet active) {
+  if (!flags.packed()) return {without_shifts(rotations), active};
+  TokenWindows const none;
+  Held held{rotations_in_folder(rotations, model.config(), packed_options(flags, active, none, {})), active};
+  held.active.r4 = false;
+  return held;
 }
 
 /// A forward pass that folds and rounds in memory what the folder holds: gains folded, with and without
@@ -147,13 +203,22 @@ void print_report(QuantizeFlags const& flags, Model const& model, Scheme scheme,
   if (measured->integers) fmt::print("integers    perplexity {}\n", describe(*measured->integers));
 }
 
-Json report_of(Model const& model, Scheme scheme, RotationSet active, FoldReport const& done,
-               FoldCheck const& check, std::optional<Measured> const& measured) {
+std::vector<std::string> notes_of(QuantizeFlags const& flags, RotationSet active, FoldReport const& done) {
+  OutputKind const kind{flags.format, active, flags.quantization()};
+  std::vector<std::string> notes = done.notes;
+  for (std::string& note : engine_notes(kind)) notes.push_back(std::move(note));
+  if (std::string note = small_group_note(kind); !note.empty()) notes.push_back(std::move(note));
+  return notes;
+}
+
+Json report_of(Model const& model, std::string const& format, Scheme scheme, RotationSet active,
+               FoldReport const& done, FoldCheck const& check, std::optional<Measured> const& measured) {
   Json report{{"model", name_of(model)},
               {"scheme", scheme.name()},
               {"rotations", active.name()},
               {"bytes_written", done.bytes_written},
               {"max_relative_logit_error", check.max_error},
+              {"format", format},
               {"notes", done.notes}};
   if (measured) report["baseline"] = to_json(measured->before);
   if (measured) report["quantized"] = to_json(measured->after);
@@ -162,7 +227,7 @@ Json report_of(Model const& model, Scheme scheme, RotationSet active, FoldReport
 }
 
 void run(QuantizeFlags const& flags) {
-  Quantization const quantization = flags.scheme.quantization();
+  Quantization const quantization = flags.quantization();
   detail::require(quantization.scheme.weights < 16, "--scheme ", flags.scheme.scheme,
                   " leaves the weights as they are: use `dartquant fold`");
   if (flags.integers) {
@@ -185,28 +250,32 @@ void run(QuantizeFlags const& flags) {
   ProgressDisplay progress(flags.common.detail());
   Rotations const rotations = find_rotations(cpu, model, flags, progress);
   RotationSet const active = active_rotations(flags.active, rotations);
-  RotationSet folded = active;
-  folded.r3 = false;
   print_plan(flags.common,
-             fmt::format("fold {}, round to {}, write", folded.name(), quantization.scheme.name()), job);
+             fmt::format("fold {}, round to {}, write", active.name(), quantization.scheme.name()), job);
 
   StagedFolder output(flags.output, model.folder(), job.disk_bytes);
   progress.start("quantize");
-  FoldReport const done =
-      fold(cpu, model, rotations, output.path(), fold_options(flags, folded, text, progress.callback()));
+  FoldReport done = flags.packed() ? write_quantized(cpu, model, rotations, output.path(),
+                                                     packed_options(flags, active, text, progress.callback()))
+                                   : fold(cpu, model, rotations, output.path(),
+                                          fold_options(flags, active, text, progress.callback()));
   progress.finish();
-  Model const written = Model::open(output.path());
+  done.notes = notes_of(flags, active, done);
+  Model const written = Model::open(output.path(), Weights::any);
   Quantization weights_only = quantization;
   weights_only.scheme = {.weights = quantization.scheme.weights};
-  Rotations const held = without_shifts(rotations);
-  FoldCheck const check = check_written(cpu, model, in_memory(held, folded, weights_only, text), written,
-                                        check_windows(model, flags.source));
+  Held const held = held_in_folder(flags, model, rotations, active);
+  RotationSet folded = held.active;
+  folded.r3 = false;
+  FoldCheck const check = check_written(cpu, model, in_memory(held.rotations, folded, weights_only, text),
+                                        written, check_windows(model, flags.source));
   std::optional<Measured> measured;
   if (windows.size() > 0)
-    measured =
-        measure(cpu, model, written, windows, flags, in_memory(held, active, quantization, text), progress);
+    measured = measure(cpu, model, written, windows, flags,
+                       in_memory(held.rotations, held.active, quantization, text), progress);
   output.commit();
-  write_json(flags.common.json, report_of(model, quantization.scheme, active, done, check, measured));
+  write_json(flags.common.json,
+             report_of(model, flags.format, quantization.scheme, active, done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);
 }
 
@@ -237,10 +306,17 @@ void add_quantize(CLI::App& program) {
       ->add_option("--active", flags->active, "which of r1,r2,r3,r4 act; default r1,r2, or those of the file")
       ->type_name("LIST");
   add_dtype_flag(*command, flags->dtype);
+  command->add_option("--format", flags->format, "checkpoint, compressed-tensors or native, see below")
+      ->check(CLI::IsMember({"checkpoint", "compressed-tensors", "native"}))
+      ->type_name("NAME")
+      ->capture_default_str();
   add_method_flag(*command, flags->learning);
   add_learning_flags(*command, flags->learning);
   command->footer(example);
-  command->callback([flags] { run(*flags); });
+  command->callback([flags, command] {
+    flags->given = given_options(*command);
+    run(*flags);
+  });
 }
 
 }  // namespace dartquant::program

@@ -34,15 +34,15 @@ void run_parts(Engine& engine, std::size_t workspace_bytes, char const* what,
 
 /// A quantized matrix with its memory in the arena.
 dartquant_quantized take_quantized(Arena& arena, std::int64_t rows, std::int64_t cols, std::int32_t bits,
-                                   std::int64_t group) {
+                                   std::int64_t group, dartquant_symmetry symmetry) {
   std::int64_t const row_bytes = bits == 4 ? (cols + 1) / 2 : cols;
   std::int64_t const groups = group == 0 ? 1 : (cols + group - 1) / group;
   return {rows,      cols,
-          bits,      dartquant_symmetric,
+          bits,      symmetry,
           group,     arena.take<std::uint8_t>(rows * row_bytes),
           row_bytes, arena.take<float>(rows * groups),
-          groups,    nullptr,
-          0};
+          groups,    symmetry == dartquant_symmetric ? nullptr : arena.take<std::int32_t>(rows * groups),
+          groups};
 }
 
 void quantize_into(Engine& engine, Rotation const& rotation, dartquant_matrix const& X,
@@ -63,11 +63,12 @@ Engine::Engine(int threads, std::size_t arena_bytes) : workers(threads), arena(a
   require(dartquant_cpu_detect(&cpu), "detect");
 }
 
-Rotation::Rotation(std::int64_t channels_) : channels(channels_) {
-  require(dartquant_hadamard_base(channels, nullptr, 0, &base_order), "Hadamard base");
+Rotation::Rotation(std::int64_t channels_, std::int64_t block_) : channels(channels_), block(block_) {
+  if (block == 0) return;
+  require(dartquant_hadamard_base(block, nullptr, 0, &base_order), "Hadamard base");
   base.resize(static_cast<std::size_t>(base_order * base_order), 1);
   if (base_order > 1)
-    require(dartquant_hadamard_base(channels, base.data(), base.size(), &base_order), "Hadamard base");
+    require(dartquant_hadamard_base(block, base.data(), base.size(), &base_order), "Hadamard base");
 }
 
 Linear load_linear(Engine& engine, Rotation const& rotation, float* W, std::int64_t out, std::int64_t in,
@@ -77,7 +78,7 @@ Linear load_linear(Engine& engine, Rotation const& rotation, float* W, std::int6
   void* const packed = engine.arena.take<std::byte>(static_cast<std::int64_t>(linear.bytes));
   linear.packed = packed;
   std::size_t const mark = engine.arena.mark();
-  dartquant_quantized const q = take_quantized(engine.arena, out, in, 4, group);
+  dartquant_quantized const q = take_quantized(engine.arena, out, in, 4, group, dartquant_symmetric);
   quantize_into(engine, rotation, {W, dartquant_float32, out, in, in}, q);
   run_parts(engine, 0, "pack", [&](void*, int part) {
     return dartquant_pack(&linear.shape, &q, packed, linear.bytes, part, engine.workers.count());
@@ -87,10 +88,22 @@ Linear load_linear(Engine& engine, Rotation const& rotation, float* W, std::int6
 }
 
 dartquant_quantized quantize(Engine& engine, Rotation const& rotation, float* X, std::int64_t tokens,
-                             std::int32_t bits) {
-  dartquant_quantized const q = take_quantized(engine.arena, tokens, rotation.channels, bits, 0);
+                             std::int32_t bits, dartquant_symmetry symmetry) {
+  dartquant_quantized const q = take_quantized(engine.arena, tokens, rotation.channels, bits, 0, symmetry);
   quantize_into(engine, rotation, {X, dartquant_float32, tokens, rotation.channels, rotation.channels}, q);
   return q;
+}
+
+void rotate(Engine& engine, Rotation const& rotation, float* X, std::int64_t tokens) {
+  if (rotation.block == 0) return;
+  std::size_t bytes = 0;
+  require(dartquant_rows_workspace_size(rotation.channels, &bytes), "rows");
+  dartquant_transform const transform = rotation.transform();
+  dartquant_matrix const x{X, dartquant_float32, tokens, rotation.channels, rotation.channels};
+  run_parts(engine, bytes, "rotate", [&](void* workspace, int part) {
+    return dartquant_hadamard(&engine.cpu, &transform, &x, &x, workspace, bytes, part,
+                              engine.workers.count());
+  });
 }
 
 void multiply(Engine& engine, Linear const& linear, dartquant_quantized const& X, float* Y) {
@@ -100,6 +113,17 @@ void multiply(Engine& engine, Linear const& linear, dartquant_quantized const& X
   run_parts(engine, bytes, "matmul", [&](void* workspace, int part) {
     return dartquant_matmul(&engine.cpu, &linear.shape, linear.packed, linear.bytes, &X, nullptr, &y,
                             workspace, bytes, part, engine.workers.count());
+  });
+}
+
+void multiply_float(Engine& engine, Linear const& linear, float* X, std::int64_t tokens, float* Y) {
+  std::size_t bytes = 0;
+  require(dartquant_matmul_workspace_size(&linear.shape, tokens, 32, &bytes), "workspace");
+  dartquant_matrix const x{X, dartquant_float32, tokens, linear.shape.in, linear.shape.in},
+      y{Y, dartquant_float32, tokens, linear.shape.out, linear.shape.out};
+  run_parts(engine, bytes, "matmul", [&](void* workspace, int part) {
+    return dartquant_matmul_float(&engine.cpu, &linear.shape, linear.packed, linear.bytes, &x, nullptr, &y,
+                                  workspace, bytes, part, engine.workers.count());
   });
 }
 

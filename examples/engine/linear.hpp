@@ -20,12 +20,13 @@ struct Engine {
   Arena arena;
 };
 
-/// The online rotation of the inputs of a linear map: a Hadamard matrix over all its channels.
+/// The online rotation of the inputs of a linear map: a Hadamard matrix on every block of its channels; block
+/// 0: none.
 struct Rotation {
-  explicit Rotation(std::int64_t channels);
-  [[nodiscard]] dartquant_transform transform() const { return {nullptr, channels, base.data(), base_order}; }
+  Rotation(std::int64_t channels, std::int64_t block);
+  [[nodiscard]] dartquant_transform transform() const { return {nullptr, block, base.data(), base_order}; }
 
-  std::int64_t channels, base_order = 1;
+  std::int64_t channels, block, base_order = 1;
   std::vector<std::int8_t> base{1};
 };
 
@@ -41,12 +42,17 @@ struct Linear {
 [[nodiscard]] Linear load_linear(Engine& engine, Rotation const& rotation, float* W, std::int64_t out,
                                  std::int64_t in, std::int64_t group);
 
-/// Rotates, quantizes and packs X [tokens, channels] in one pass: symmetric levels of 4 or 8 bits, one scale
-/// per token. The result lives in the arena.
+/// Rotates, quantizes and packs X [tokens, channels] in one pass: levels of 4 or 8 bits, one scale (and zero
+/// point) per token. The result lives in the arena.
 [[nodiscard]] dartquant_quantized quantize(Engine& engine, Rotation const& rotation, float* X,
-                                           std::int64_t tokens, std::int32_t bits);
+                                           std::int64_t tokens, std::int32_t bits,
+                                           dartquant_symmetry symmetry);
+/// Rotates X [tokens, channels] in place.
+void rotate(Engine& engine, Rotation const& rotation, float* X, std::int64_t tokens);
 
 /// Y [tokens, out] <- X W^T, an equal share on every thread.
 void multiply(Engine& engine, Linear const& linear, dartquant_quantized const& X, float* Y);
+/// The same for X [tokens, in] in float.
+void multiply_float(Engine& engine, Linear const& linear, float* X, std::int64_t tokens, float* Y);
 
 }  // namespace engine

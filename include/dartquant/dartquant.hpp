@@ -81,5 +81,6 @@
 #include <dartquant/model/method.hpp>
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/model/quantization_errors.hpp>
+#include <dartquant/model/quantized_folder.hpp>
 #include <dartquant/model/rotations.hpp>
 #include <dartquant/model/site_statistics.hpp>

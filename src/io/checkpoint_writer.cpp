@@ -66,6 +66,8 @@ void refuse_other_checkpoint(fs::path const& folder, std::vector<std::string> co
 
 void CheckpointWriter::Options::validate() const {
   require(shard_bytes > 0, "[CheckpointWriter] shard_bytes is 0: at least 1 is needed");
+  require(data_alignment >= 8 && data_alignment % 8 == 0 && data_alignment <= 4096,
+          "[CheckpointWriter] data_alignment ", data_alignment, ": a multiple of 8 up to 4096 is needed");
 }
 
 /// Creates and locks the folder; takes it away again if it was new and stays empty.
@@ -109,7 +111,8 @@ CheckpointWriter::CheckpointWriter(fs::path const& folder, std::vector<TensorInf
   refuse_other_checkpoint(folder, files_);
   shards_.reserve(shards.size());
   for (std::size_t shard = 0; shard < shards.size(); ++shard)
-    shards_.emplace_back(folder / files_[shard], std::move(shards[shard]), options.metadata);
+    shards_.emplace_back(folder / files_[shard], std::move(shards[shard]), options.metadata,
+                         options.data_alignment);
 }
 
 CheckpointWriter::~CheckpointWriter() {

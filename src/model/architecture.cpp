@@ -11,6 +11,7 @@
 #include "io/read_file.hpp"
 #include "model/gguf_model.hpp"
 #include "model/layout.hpp"
+#include "model/quantized_weights.hpp"
 
 namespace dartquant {
 namespace {
@@ -156,7 +157,7 @@ std::vector<TensorInfo> expected_tensors(Family const& family, ModelConfig const
   return tensors;
 }
 
-Model Model::open(std::filesystem::path const& folder) {
+Model Model::open(std::filesystem::path const& folder, Weights allowed) {
   Model model;
   model.folder_ = folder;
   std::error_code error;
@@ -171,9 +172,18 @@ Model Model::open(std::filesystem::path const& folder) {
   } else {
     model.config_text_ = detail::read_file(file, std::size_t{1} << 24);
   }
-  model.config_ = parse_config(model.config_text_, file.string());
+  std::string text = model.config_text_;
+  std::string const quantization =
+      allowed == Weights::any ? detail::take_quantization(text, file.string()) : std::string();
+  model.config_ = parse_config(text, file.string());
   model.family_ = &family_of(model.config_.architecture);
   if (!gguf) model.checkpoint_ = std::make_shared<Checkpoint const>(folder);
+  if (!quantization.empty()) {
+    model.quantized_ = std::make_shared<FolderQuantization const>(
+        detail::read_quantization(folder, quantization, model.config_));
+    detail::check_packed_tensors(model);
+    return model;
+  }
   std::vector<TensorInfo> const wanted = expected_tensors(*model.family_, model.config_);
   for (TensorInfo const& tensor : wanted) check_tensor(*model.checkpoint_, tensor);
   check_no_others(*model.checkpoint_, *model.family_, wanted);

@@ -98,6 +98,28 @@ class FoldWriter {
   TensorSink& writer_;
 };
 
+/// Only the parts that were folded.
+Rotations used_part(Rotations const& rotations, RotationSet set) {
+  Rotations used;
+  if (set.r1) used.r1 = rotations.r1;
+  if (set.r2) used.r2 = rotations.r2;
+  used.layers = rotations.layers;
+  return used;
+}
+
+detail::Manifest manifest_of(Model const& model, FoldOptions const& options, FoldReport const& report) {
+  detail::Manifest manifest{.format = "checkpoint",
+                            .rotations = options.rotations,
+                            .online = {.r4 = options.rotations.r4 || model.needs_r4()},
+                            .weights = options.weights,
+                            .r1_orthogonality = report.r1_orthogonality,
+                            .r2_orthogonality = report.r2_orthogonality,
+                            .options = options.manifest,
+                            .notes = report.notes};
+  manifest.rotations.r4 = manifest.online.r4;
+  return manifest;
+}
+
 /// The tensors of the untied model, each of its own dtype or of the one asked for.
 std::vector<TensorInfo> output_tensors(Model const& model, FoldOptions const& options) {
   ModelConfig config = model.config();
@@ -166,7 +188,11 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   FoldWriter(weights, rounded, options, tensors).write();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
   if (file) file->finish(report);
-  else detail::finish_folder(model, rotations, output, options, *folder, report);
+  else
+    detail::finish_folder(model,
+                          {detail::output_config(model, options.dtype),
+                           manifest_text(model, manifest_of(model, options, report))},
+                          used_part(rotations, options.rotations), output, *folder, report);
   return report;
 }
 

@@ -2,7 +2,6 @@
 #include "model/fold_folder.hpp"
 
 #include <array>
-#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,9 +9,7 @@
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/atomic_file.hpp>
-#include <dartquant/version.hpp>
 
-#include "io/checksum.hpp"
 #include "io/json.hpp"
 #include "io/read_file.hpp"
 #include "model/layout.hpp"
@@ -39,62 +36,6 @@ std::string_view torch_name(Dtype dtype) {
   return dtype == Dtype::f16 ? "float16" : dtype == Dtype::bf16 ? "bfloat16" : "float32";
 }
 
-std::string output_config(Model const& model, FoldOptions const& options) {
-  Json config = parse_json(model.config_text(), (model.folder() / "config.json").string());
-  config["tie_word_embeddings"] = false;
-  if (options.dtype) {
-    char const* const key =
-        config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype";
-    config[key] = torch_name(*options.dtype);
-  }
-  return config.dump(2).append("\n");
-}
-
-std::string hexadecimal(std::uint64_t value) {
-  std::array<char, 17> text{};
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
-  return text.data();
-}
-
-/// Size and checksum of the data of every weight file, tensor by tensor.
-Json input_files(Model const& model) {
-  Json files = Json::object();
-  for (TensorFile const& file : model.checkpoint().files()) {
-    Checksum checksum;
-    std::uint64_t bytes = 0;
-    for (Tensor const& tensor : file.tensors()) {
-      checksum.add(tensor.bytes);
-      bytes += tensor.bytes.size();
-      file.release(tensor);
-    }
-    files[file.path().filename().string()] = {{"data_bytes", bytes},
-                                              {"data_checksum", hexadecimal(checksum.value())}};
-  }
-  return files;
-}
-
-std::string manifest(Model const& model, FoldOptions const& options, FoldReport const& report) {
-  RotationSet folded = options.rotations;
-  bool const r4 = options.rotations.r4 || model.needs_r4();
-  folded.r4 = r4;
-  Json const text{
-      {"written_by", sentence("DartQuant ", version())},
-      {"manifest_version", 1},
-      {"rotations", folded.name()},
-      {"online_rotations", r4 ? Json::array({"r4"}) : Json::array()},
-      {"weights",
-       {{"bits", options.weights.bits},
-        {"group", options.weights.group},
-        {"clip", options.weights.clip == ClipSearch::mse ? "mse" : "none"},
-        {"symmetry", options.weights.symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric"},
-        {"rounding", std::string(name_of(options.weights.rounding))}}},
-      {"orthogonality", {{"r1", report.r1_orthogonality}, {"r2", report.r2_orthogonality}}},
-      {"input", input_files(model)},
-      {"options", options.manifest},
-      {"notes", report.notes}};
-  return text.dump(2).append("\n");
-}
-
 /// A small file, written under its temporary name and flushed; only the rename is left.
 AtomicFile prepared(fs::path const& path, std::string_view content) {
   AtomicFile file(path, content.size());
@@ -118,15 +59,6 @@ void replace_weights(fs::path const& output, CheckpointWriter& writer) {
     if (earlier) write_file_atomically(config, *earlier);
     throw;
   }
-}
-
-/// Only the parts that were folded.
-Rotations used_part(Rotations const& rotations, RotationSet set) {
-  Rotations used;
-  if (set.r1) used.r1 = rotations.r1;
-  if (set.r2) used.r2 = rotations.r2;
-  used.layers = rotations.layers;
-  return used;
 }
 
 void count_files(fs::path const& output, FoldReport& report) {
@@ -155,20 +87,31 @@ void check_output_folder(fs::path const& input, fs::path const& output) {
   if (error) fail(Error::Kind::io, "[fold] ", output.string(), ": cannot be listed (", error.message(), ")");
 }
 
-void finish_folder(Model const& model, Rotations const& rotations, fs::path const& output,
-                   FoldOptions const& options, CheckpointWriter& writer, FoldReport& report) {
+std::string output_config(Model const& model, std::optional<Dtype> dtype, std::string const& quantization) {
+  Json config = parse_json(model.config_text(), (model.folder() / "config.json").string());
+  config["tie_word_embeddings"] = false;
+  if (dtype) {
+    char const* const key =
+        config.contains("dtype") && !config.contains("torch_dtype") ? "dtype" : "torch_dtype";
+    config[key] = torch_name(*dtype);
+  }
+  if (!quantization.empty()) config["quantization_config"] = parse_json(quantization, "quantization_config");
+  return config.dump(2).append("\n");
+}
+
+void finish_folder(Model const& model, FolderTexts const& texts, Rotations const& rotations,
+                   fs::path const& output, CheckpointWriter& writer, FoldReport& report) {
   std::vector<AtomicFile> files;
   for (std::string_view const name : companions)
     if (fs::exists(model.folder() / name))
       files.push_back(prepared(output / name, read_file(model.folder() / name, small_file)));
   if (!fs::is_directory(model.folder()) && model.has_tokenizer())  // a GGUF file
     files.push_back(prepared(output / "tokenizer.json", model.tokenizer_text().value()));
-  files.push_back(prepared(output / manifest_name, manifest(model, options, report)));
-  files.push_back(prepared(output / "config.json", output_config(model, options)));
+  files.push_back(prepared(output / manifest_name, texts.manifest));
+  files.push_back(prepared(output / "config.json", texts.config));
   replace_weights(output, writer);
-  Rotations const used = used_part(rotations, options.rotations);
-  if (used.r1.size() != 0 || !used.r2.empty() || !used.layers.empty())
-    save_rotations(used, output / rotations_name);
+  if (rotations.r1.size() != 0 || !rotations.r2.empty() || !rotations.layers.empty())
+    save_rotations(rotations, output / rotations_name);
   else fs::remove(output / rotations_name);
   for (AtomicFile& file : files) {
     file.commit();

@@ -10,6 +10,8 @@
 #include <dartquant/quant/packed.hpp>
 #include <dartquant/quant/quantize.hpp>
 
+#include "model/quantized_weights.hpp"
+
 namespace dartquant::detail {
 namespace {
 
@@ -75,9 +77,16 @@ std::vector<std::string> HessianNotes::sentences(WeightQuantization const& weigh
 }
 
 RoundedLayers::RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, WeightQuantization const& weights,
-                             ForwardOptions const& options)
-    : cpu_(cpu), folded_(folded), weights_(weights), options_(options), notes_(weights.damping) {
+                             ForwardOptions const& options, LevelSink sink)
+    : cpu_(cpu),
+      folded_(folded),
+      weights_(weights),
+      options_(options),
+      sink_(std::move(sink)),
+      notes_(weights.damping) {
   require_text(weights, options.hessian_windows);
+  require(folded.model().quantized() == nullptr || !weights.needs_text(), "[RoundedLayers] ",
+          folded.model().folder().string(), " holds packed weights: they are not rounded again");
   if (!weights.needs_text()) return;
   text_.emplace(cpu, folded, *options.hessian_windows,
                 on_text(options, [this](Site site, index_t, index_t, MatrixView<float const> X) {
@@ -86,6 +95,7 @@ RoundedLayers::RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, Weight
 }
 
 LayerWeights RoundedLayers::next() {
+  if (folded_.model().quantized() != nullptr) return unpacked();
   LayerWeights layer = load_layer(folded_, layer_);
   if (weights_.needs_text()) round_on_text(layer);
   else if (weights_.active()) round_to_nearest(layer);
@@ -93,10 +103,29 @@ LayerWeights RoundedLayers::next() {
   return layer;
 }
 
-void RoundedLayers::round_to_nearest(LayerWeights& layer) const {
+LayerWeights RoundedLayers::unpacked() {
+  Model const& model = folded_.model();
+  LayerWeights layer = load_packed_layer(model, layer_);
+  for (LinearRule const& rule : model.family().linears) {
+    Levels const levels = read_levels(cpu_, model, layer_, rule);
+    auto const index = index_of(rule.linear);
+    if (integer() && std::holds_alternative<Int4Matrix>(levels))
+      pack_levels(rule.linear, std::get<Int4Matrix>(levels), layer);
+    else
+      layer.weight[index] = std::visit([&](auto const& matrix) { return dequantize(cpu_, matrix); }, levels);
+  }
+  release_pages(model.checkpoint());
+  ++layer_;
+  return layer;
+}
+
+void RoundedLayers::round_to_nearest(LayerWeights& layer) {
   QuantizeOptions const options = quantize_options(weights_);
   for (std::size_t i = 0; i < linear_count; ++i) {
-    if (integer()) pack_levels(static_cast<Linear>(i), quantize(cpu_, layer.weight[i], options), layer);
+    auto const linear = static_cast<Linear>(i);
+    if (integer()) pack_levels(linear, quantize(cpu_, layer.weight[i], options), layer);
+    else if (sink_ && weights_.bits <= 4) keep(linear, quantize(cpu_, layer.weight[i], options), layer);
+    else if (sink_) keep(linear, quantize_int8(cpu_, layer.weight[i], options), layer);
     else fake_quantize(cpu_, MatrixView<float>(layer.weight[i]), options);
   }
 }
@@ -143,7 +172,11 @@ template <int StorageBits>
 void RoundedLayers::keep(Linear linear, IntMatrix<StorageBits> levels, LayerWeights& layer) {
   dequantize(cpu_, levels, MatrixView<float>(layer.weight[index_of(linear)]));
   if constexpr (StorageBits == 4)
-    if (integer()) levels_[index_of(linear)] = std::move(levels);
+    if (integer()) {
+      levels_[index_of(linear)] = std::move(levels);
+      return;
+    }
+  if (sink_) sink_(linear, std::move(levels));
 }
 
 /// In 4 bits, with scales that fit those of the input, of which there is one per head or token.

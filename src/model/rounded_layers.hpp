@@ -2,9 +2,11 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <dartquant/core/cpu.hpp>
@@ -35,6 +37,9 @@ class HessianNotes {
   double least_damping_, most_damping_ = 0;
 };
 
+/// Takes the levels of every linear map of a layer as they are decided.
+using LevelSink = std::function<void(Linear linear, std::variant<Int4Matrix, Int8Matrix> levels)>;
+
 /// The layers of a model with their weights folded and rounded, one after the other. Where the rounding needs
 /// text, its hidden states go along: every group of linear maps that read the same input gets the Hessian of
 /// that input with all maps before it rounded, activations in full precision, online rotations active.
@@ -43,7 +48,7 @@ class RoundedLayers {
   /// `options` gives rotations, text and arithmetic. All references must outlive this; `cpu` has kernels
   /// where the arithmetic is integer.
   RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, WeightQuantization const& weights,
-                ForwardOptions const& options);
+                ForwardOptions const& options, LevelSink sink = {});
   RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, ForwardOptions const& options)
       : RoundedLayers(cpu, folded, options.quantization.weights(), options) {}
   RoundedLayers(RoundedLayers const&) = delete;
@@ -56,7 +61,9 @@ class RoundedLayers {
   [[nodiscard]] std::vector<std::string> notes() const { return notes_.sentences(weights_); }
 
  private:
-  void round_to_nearest(LayerWeights& layer) const;
+  /// The layer of a folder of packed weights.
+  [[nodiscard]] LayerWeights unpacked();
+  void round_to_nearest(LayerWeights& layer);
   void round_on_text(LayerWeights& layer);
   template <int StorageBits>
   void round_readers(Site site, std::span<Linear const> readers, LayerWeights& layer);
@@ -69,6 +76,7 @@ class RoundedLayers {
   FoldedWeights const& folded_;
   WeightQuantization weights_;
   ForwardOptions const& options_;
+  LevelSink sink_;
   std::optional<ResidualStream> text_;  ///< where the rounding needs it
   Hessian* collecting_ = nullptr;       ///< null while the text only moves on
   Site collected_ = Site::q_proj_input;

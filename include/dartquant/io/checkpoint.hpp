@@ -63,6 +63,7 @@ class CheckpointWriter : public TensorSink {
     std::uint64_t shard_bytes =
         5'000'000'000;  ///< limit of one file's data; a larger tensor gets its own file
     std::map<std::string, std::string> metadata{{"format", "pt"}};
+    index_t data_alignment = 8;  ///< the data of a file begins at a multiple of it: a multiple of 8
     void validate() const;
   };
 

@@ -109,6 +109,12 @@ struct Family {
 /// when tied). Their dtype is the config's; a checkpoint may mix F32, F16 and BF16.
 [[nodiscard]] std::vector<TensorInfo> expected_tensors(Family const& family, ModelConfig const& config);
 
+struct FolderQuantization;
+
+/// Which weights a folder may hold: floats alone, or also packed levels, which can be run and measured but
+/// neither rotated nor rounded again.
+enum class Weights { full_precision, any };
+
 /// A checkpoint folder, or a GGUF file, whose config and tensors were checked against each other. Holds the
 /// memory map, no weights. Copies share the map.
 class Model {
@@ -118,7 +124,8 @@ class Model {
   /// looks like the folder that says the same: names, order of rows, config. Errors: Error(io) where a file
   /// cannot be read, Error(format) and Error(unsupported) as parse_config, Checkpoint and GgufFile, and
   /// Error(format) naming the tensor that is missing or has the wrong shape. Cost: the headers only.
-  [[nodiscard]] static Model open(std::filesystem::path const& folder);
+  [[nodiscard]] static Model open(std::filesystem::path const& folder,
+                                  Weights allowed = Weights::full_precision);
 
   [[nodiscard]] ModelConfig const& config() const { return config_; }
   [[nodiscard]] Family const& family() const { return *family_; }
@@ -134,6 +141,8 @@ class Model {
   /// True where this folder was written by `fold` with R4 folded into down_proj: every forward pass then
   /// applies R4 online.
   [[nodiscard]] bool needs_r4() const { return needs_r4_; }
+  /// What a folder of packed weights says about itself (model/quantized_folder.hpp); null for floats.
+  [[nodiscard]] FolderQuantization const* quantized() const { return quantized_.get(); }
 
  private:
   Model() = default;
@@ -144,6 +153,7 @@ class Model {
   ModelConfig config_;
   Family const* family_ = nullptr;
   std::shared_ptr<Checkpoint const> checkpoint_;
+  std::shared_ptr<FolderQuantization const> quantized_;
   bool needs_r4_ = false;
 };
 
