@@ -70,6 +70,7 @@
 #include <dartquant/io/mapped_file.hpp>
 #include <dartquant/io/npy.hpp>
 #include <dartquant/io/safetensors.hpp>
+#include <dartquant/io/sha256.hpp>
 #include <dartquant/io/tensor.hpp>
 #include <dartquant/io/tensor_file.hpp>
 #include <dartquant/io/tensor_writer.hpp>

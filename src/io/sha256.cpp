@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "io/sha256.hpp"
+#include <dartquant/io/sha256.hpp>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
 
-namespace dartquant::detail {
+namespace dartquant {
 namespace {
 
 /// The first 32 fractional bits of a square or cube root of a prime, found by integer bisection.
@@ -87,4 +87,4 @@ std::string sha256(std::span<std::byte const> bytes) {
   return text;
 }
 
-}  // namespace dartquant::detail
+}  // namespace dartquant

@@ -7,11 +7,11 @@
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/atomic_file.hpp>
+#include <dartquant/io/sha256.hpp>
 #include <dartquant/version.hpp>
 
 #include "io/gguf_tokenizer.hpp"
 #include "io/json.hpp"
-#include "io/sha256.hpp"
 #include "model/gguf_config.hpp"
 #include "model/gguf_names.hpp"
 

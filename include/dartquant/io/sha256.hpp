@@ -5,9 +5,9 @@
 #include <span>
 #include <string>
 
-namespace dartquant::detail {
+namespace dartquant {
 
 /// SHA-256 (FIPS 180-4) of some bytes in 64 hexadecimal digits: what `sha256sum` prints.
 [[nodiscard]] std::string sha256(std::span<std::byte const> bytes);
 
-}  // namespace dartquant::detail
+}  // namespace dartquant
