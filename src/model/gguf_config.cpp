@@ -110,9 +110,9 @@ class ConfigReader {
   /// Files hold the factors and not the numbers that gave them: those of Llama 3 are tried.
   [[nodiscard]] Json llama3_scaling(RowMatrix<float> const& factors, double theta,
                                     std::int64_t head_dim) const {
-    RopeScaling scaling{.kind = RopeScaling::Kind::llama3,
-                        .factor = rounded(static_cast<double>(factors.maxCoeff()))};
-    if (factors.size() == head_dim / 2)
+    RopeScaling scaling{.kind = RopeScaling::Kind::llama3};
+    if (factors.size() > 0 && factors.size() == head_dim / 2) {
+      scaling.factor = rounded(static_cast<double>(factors.maxCoeff()));
       for (double const positions :
            {static_cast<double>(integer("rope.scaling.original_context_length").value_or(8192)), 8192.0}) {
         scaling.original_positions = positions;
@@ -124,6 +124,7 @@ class ConfigReader {
                   {"high_freq_factor", scaling.high_frequency},
                   {"original_max_position_embeddings", static_cast<std::int64_t>(positions)}};
       }
+    }
     fail(Kind::unsupported, source_, ": the tensor ", rope_factors_name,
          " scales RoPE in a way that is not Llama 3's; use the checkpoint folder");
   }

@@ -40,17 +40,14 @@ def files(program, model, tmp_path_factory):
 
 def write_again(reader, path):
     """Keys and tensors in the same order through the package's own writer."""
-    writer = gguf.GGUFWriter(path, None)
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())  # which it writes first
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or (field.name == "general.architecture" and not field.types):
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
     for tensor in reader.tensors:
-        shape = None
-        if tensor.tensor_type in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
-            shape = [int(n) for n in reversed(tensor.shape)]
-        writer.add_tensor(tensor.name, tensor.data, raw_shape=shape, raw_dtype=tensor.tensor_type)
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
