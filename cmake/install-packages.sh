@@ -3,7 +3,7 @@
 # Installs the Debian packages that a build needs, and nothing when all of them are there. Extra package names may be given.
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libxxhash-dev libcli11-dev libfmt-dev catch2
+packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libxxhash-dev libcli11-dev libfmt-dev catch2
           libbenchmark-dev "$@")
 missing=()
 for package in "${packages[@]}"; do

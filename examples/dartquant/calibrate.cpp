@@ -8,6 +8,8 @@
 #include <fmt/core.h>
 
 #include <dartquant/core/error.hpp>
+#include <dartquant/io/mapped_file.hpp>
+#include <dartquant/io/sha256.hpp>
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/version.hpp>
 
@@ -48,13 +50,15 @@ RotationSet learned_rotations(std::string const& text) {
 }
 
 void write_rotations(ModelCalibration const& found, std::string const& file, RotationSet active,
-                     TokenWindows const& windows) {
-  std::map<std::string, std::string> const metadata{{"dartquant_version", version()},
-                                                    {"method", std::string(dartquant::name_of(found.method))},
-                                                    {"seed", std::to_string(found.seed)},
-                                                    {"rotations", active.name()},
-                                                    {"windows", std::to_string(windows.rows())},
-                                                    {"seqlen", std::to_string(windows.cols())}};
+                     TokenWindows const& windows, std::string const& source) {
+  std::map<std::string, std::string> const metadata{
+      {"dartquant_version", version()},
+      {"method", std::string(dartquant::name_of(found.method))},
+      {"seed", std::to_string(found.seed)},
+      {"rotations", active.name()},
+      {"windows", std::to_string(windows.rows())},
+      {"seqlen", std::to_string(windows.cols())},
+      {"calibration_sha256", sha256(MappedFile(source).bytes())}};
   TemporaryFiles const guard;
   save_rotations(found.rotations, file, metadata);
 }
@@ -84,7 +88,7 @@ void run(CalibrateFlags const& flags) {
   progress.start("calibrate");
   ModelCalibration const found = calibrate(cpu, model, windows, options, capture);
   progress.finish();
-  write_rotations(found, flags.output, active, windows);
+  write_rotations(found, flags.output, active, windows, flags.source.file());
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   Json report{{"model", name_of(model)},
               {"output", flags.output},

@@ -12,5 +12,6 @@ void add_fold(CLI::App& program);
 void add_quantize(CLI::App& program);
 void add_eval(CLI::App& program);
 void add_compare(CLI::App& program);
+void add_tokenize(CLI::App& program);
 
 }  // namespace dartquant::program

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,20 +24,33 @@ namespace {
 
 constexpr char const* example =
     "Example:\n"
-    "  dartquant fold my-model --rotations rotations.safetensors -o my-model-folded\n\n"
+    "  dartquant fold my-model --rotations rotations.safetensors -o my-model-folded\n"
+    "  dartquant fold my-model --rotations rotations.safetensors -o my-model-rotated.gguf --dtype f16\n\n"
     "The folded checkpoint computes the same as the original and runs in any Hugging Face reader: norms' "
     "gains and\n"
     "the rotations are multiplied into the weights in FP64, embeddings are untied. Before the folder is put "
     "in\n"
     "place its logits are compared with the original's; if they differ, nothing is written. With --active "
     "r1,r2,r4\n"
-    "the reader must run the Hadamard transform of R4 before down_proj (dartquant does).";
+    "the reader must run the Hadamard transform of R4 before down_proj (dartquant does). A GGUF file is for "
+    "llama.cpp\n"
+    "and its quantizers; --dtype q8_0 and q4_0 quantize here, block by block.";
 
 struct FoldFlags {
   CommonFlags common;
   TextSource source;
-  std::string rotations, active, output, dtype;
+  std::string rotations, active, output, dtype, format;
   std::map<std::string, std::string> given;
+
+  [[nodiscard]] FoldFormat fold_format() const {
+    bool const gguf =
+        format.empty() ? std::filesystem::path(output).extension() == ".gguf" : format == "gguf";
+    return gguf ? FoldFormat::gguf : FoldFormat::hugging_face;
+  }
+  [[nodiscard]] std::unique_ptr<StagedOutput> staged(Model const& model, std::uint64_t bytes) const {
+    if (fold_format() == FoldFormat::gguf) return std::make_unique<StagedFile>(output, model.folder(), bytes);
+    return std::make_unique<StagedFolder>(output, model.folder(), bytes);
+  }
 };
 
 Json report_of(Model const& model, RotationSet active, FoldReport const& done, FoldCheck const& check,
@@ -60,6 +74,7 @@ void run(FoldFlags const& flags) {
   FoldOptions options;
   options.rotations = active_rotations(flags.active, rotations);
   options.dtype = dtype_of(flags.dtype);
+  options.format = flags.fold_format();
   options.manifest = origin_of_rotations(flags.rotations);
   options.manifest.insert(flags.given.begin(), flags.given.end());
   detail::require(!options.rotations.r3, "--active ", flags.active,
@@ -67,20 +82,21 @@ void run(FoldFlags const& flags) {
   TokenWindows const windows = check_windows(model, flags.source);
   Plan job = plan(cpu, model, Job::fold, windows.rows(), windows.cols());
   job.disk_bytes = written_bytes(model, options.dtype);
-  StagedFolder output(flags.output, model.folder(), job.disk_bytes);
+  options.validate();
+  std::unique_ptr<StagedOutput> const output = flags.staged(model, job.disk_bytes);
   print_plan(flags.common, fmt::format("fold {} into {}", options.rotations.name(), name_of(model)), job);
 
   ProgressDisplay progress(flags.common.detail());
   options.progress = progress.callback();
   progress.start("fold");
-  FoldReport const done = fold(cpu, model, rotations, output.path(), options);
+  FoldReport const done = fold(cpu, model, rotations, output->path(), options);
   progress.finish();
   progress.start("check");
-  Model const folded = Model::open(output.path());
+  Model const folded = Model::open(output->path());
   double const bound = logit_bound(folded);
   FoldCheck const check = check_fold(cpu, model, folded, windows, bound);
   progress.finish();
-  output.commit();
+  output->commit();
 
   write_json(flags.common.json, report_of(model, options.rotations, done, check, bound));
   fmt::print("{}, {} folded into {}, {}\n", bold(name_of(model)), options.rotations.name(), flags.output,
@@ -102,12 +118,24 @@ void add_fold(CLI::App& program) {
       ->add_option("--rotations", flags->rotations,
                    "file written by `dartquant calibrate`; without it only the gains are folded")
       ->type_name("FILE");
-  command->add_option("-o,--output", flags->output, "folder to write: new, empty, or an earlier output")
-      ->type_name("FOLDER")
+  command
+      ->add_option("-o,--output", flags->output,
+                   "folder to write, or NAME.gguf: new, empty, or an earlier output")
+      ->type_name("PATH")
       ->required();
   command->add_option("--active", flags->active, "which of r1,r2,r4 to fold; default those of the file")
       ->type_name("LIST");
-  add_dtype_flag(*command, flags->dtype);
+  command
+      ->add_option(
+          "--dtype", flags->dtype,
+          "f32, f16 or bf16, in GGUF also q8_0 or q4_0: type of the written weights; default as in MODEL")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}, CLI::ignore_case));
+  command
+      ->add_option("--format", flags->format,
+                   "hf (a folder) or gguf (a file); default by the name of the output")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"hf", "gguf"}));
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to check on (default: pseudo-random tokens)");
   command->footer(example);

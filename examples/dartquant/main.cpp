@@ -58,6 +58,7 @@ int main(int argc, char** argv) {
   add_quantize(program);
   add_eval(program);
   add_compare(program);
+  add_tokenize(program);
 
   ExitCode const code = run_reporting_errors([&] {
     try {

@@ -14,6 +14,7 @@
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/atomic_file.hpp>
+#include <dartquant/io/gguf.hpp>
 
 #include "units.hpp"
 
@@ -53,6 +54,27 @@ bool is_of_output(std::string const& name) {
          (name.starts_with("model") && name.ends_with(".safetensors"));
 }
 
+/// A file that does not exist, or an earlier output.
+void require_free_or_our_file(fs::path const& file) {
+  if (!fs::exists(file)) return;
+  bool ours = false;
+  try {
+    ours = fs::is_regular_file(file) && GgufFile(file).text("dartquant.version").has_value();
+  } catch (Error const&) {  // some other file
+  }
+  if (!ours)
+    refuse(fmt::format(
+        "{} is no earlier output (a GGUF file with the key dartquant.version): choose another name",
+        file.string()));
+}
+
+void require_space(fs::path const& folder, std::uint64_t bytes) {
+  std::uint64_t const available = fs::space(folder).available;
+  if (available < bytes)
+    refuse(fmt::format("{} has {} free and about {} are needed: choose another disk", folder.string(),
+                       format_bytes(available), format_bytes(bytes)));
+}
+
 }  // namespace
 
 void check_output_file(std::string const& file, fs::path const& model,
@@ -71,6 +93,32 @@ void check_output_file(std::string const& file, fs::path const& model,
   AtomicFile const probe(path);  // creates its temporary file, and removes it
 }
 
+StagedFile::StagedFile(fs::path const& output, fs::path const& input, std::uint64_t bytes)
+    : output_(fs::absolute(output).lexically_normal()) {
+  detail::require(!same(output_, input), output.string(), " is the input: choose another output");
+  detail::require(output_.has_filename(), output.string(), " is a folder: name a file");
+  require_free_or_our_file(output_);
+  fs::path const folder = output_.parent_path();
+  if (!fs::is_directory(folder)) refuse(fmt::format("{} is no folder: create it first", folder.string()));
+  require_space(folder, bytes);
+  staging_ = folder / fmt::format("{}{}.tmp", staging_prefix, ::getpid());
+  create_output_folder(staging_);
+  staged_ = staging_ / output_.filename();
+}
+
+StagedFile::~StagedFile() {
+  std::error_code ignored;
+  fs::remove_all(staging_, ignored);
+}
+
+void StagedFile::commit() {
+  fs::rename(staged_, output_);
+  int const folder = ::open(output_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  bool const synced = folder >= 0 && ::fsync(folder) == 0;
+  if (folder >= 0) ::close(folder);
+  if (!synced) refuse(fmt::format("{}: {}", output_.string(), std::strerror(errno)));
+}
+
 StagedFolder::StagedFolder(fs::path const& output, fs::path const& input, std::uint64_t bytes)
     : output_(fs::absolute(output).lexically_normal()) {
   if (!output_.has_filename()) output_ = output_.parent_path();
@@ -82,10 +130,7 @@ StagedFolder::StagedFolder(fs::path const& output, fs::path const& input, std::u
   try {
     create_output_folder(output_);
     lock();
-    std::uint64_t const available = fs::space(output_).available;
-    if (available < bytes)
-      refuse(fmt::format("{} has {} free and about {} are needed: choose another disk", output_.string(),
-                         format_bytes(available), format_bytes(bytes)));
+    require_space(output_, bytes);
   } catch (...) {
     undo();
     throw;

@@ -67,7 +67,7 @@ std::string name_of(Model const& model) {
 std::string describe(Model const& model) {
   ModelConfig const& config = model.config();
   std::uint64_t bytes = 0;
-  for (SafetensorsFile const& file : model.checkpoint().files())
+  for (TensorFile const& file : model.checkpoint().files())
     for (Tensor const& tensor : file.tensors()) bytes += tensor.bytes.size();
   std::size_t const files = model.checkpoint().files().size();
   return fmt::format(

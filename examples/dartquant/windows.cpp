@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
 
 #include <fmt/core.h>
@@ -30,18 +31,13 @@ std::string read_text(std::string const& file) {
   return text;
 }
 
-std::vector<std::int32_t> encode(Model const& model, std::string const& file) {
-  std::string const text = read_text(file);
-  std::filesystem::path const tokenizer = model.folder() / "tokenizer.json";
-  if (!std::filesystem::exists(tokenizer))
-    fail(Error::Kind::io, fmt::format("{} is missing: add it, or give token ids (.npy) instead of a text",
-                                      tokenizer.string()));
-  Tokenizer const loaded = Tokenizer::load(tokenizer);
-  try {
-    return loaded.encode(text);
-  } catch (InvalidArgument const& error) {
-    fail(Error::Kind::format, fmt::format("{}: {}", file, error.what()));
-  }
+std::vector<std::int32_t> encode_text(Model const& model, std::string const& file) {
+  std::filesystem::path const place = model.folder() / "tokenizer.json";
+  std::optional<std::string> const tokenizer = model.tokenizer_text();
+  if (!tokenizer)
+    fail(Error::Kind::io,
+         fmt::format("{} is missing: add it, or give token ids (.npy) instead of a text", place.string()));
+  return encode(Tokenizer::parse(*tokenizer, place.string()), file);
 }
 
 /// All consecutive windows.
@@ -57,9 +53,17 @@ TokenWindows all_windows(Model const& model, TextSource const& source, index_t s
 
 }  // namespace
 
+std::vector<std::int32_t> encode(Tokenizer const& tokenizer, std::string const& file) {
+  try {
+    return tokenizer.encode(read_text(file));
+  } catch (InvalidArgument const& error) {
+    fail(Error::Kind::format, fmt::format("{}: {}", file, error.what()));
+  }
+}
+
 std::vector<std::int32_t> read_ids(Model const& model, TextSource const& source) {
   std::vector<std::int32_t> ids =
-      source.tokens.empty() ? encode(model, source.text) : read_npy_integers(source.tokens);
+      source.tokens.empty() ? encode_text(model, source.text) : read_npy_integers(source.tokens);
   if (ids.empty()) fail(Error::Kind::format, fmt::format("{} holds no tokens", source.file()));
   index_t const vocabulary = model.config().vocabulary;
   auto const bad =

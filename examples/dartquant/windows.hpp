@@ -2,14 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include <dartquant/io/tokenizer.hpp>
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/forward.hpp>
 
 #include "flags.hpp"
 
 namespace dartquant::program {
+
+/// The ids of a whole text file. Errors: Error(io), Error(format) naming the file where it is empty or no
+/// UTF-8.
+[[nodiscard]] std::vector<std::int32_t> encode(Tokenizer const& tokenizer, std::string const& file);
 
 /// The ids of a source: the whole text as one document through the model's tokenizer.json (whose
 /// post-processor adds <s> in front where the model has one), or the ids of an .npy file. Errors:

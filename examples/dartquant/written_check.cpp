@@ -25,10 +25,22 @@ std::optional<Dtype> dtype_of(std::string const& name) {
 }
 
 double logit_bound(Model const& written) {
-  double bound = 1e-4;
-  for (SafetensorsFile const& file : written.checkpoint().files())
-    for (Tensor const& tensor : file.tensors())
-      bound = std::max(bound, tensor.dtype == Dtype::bf16 ? 0.05 : tensor.dtype == Dtype::f16 ? 0.01 : 1e-4);
+  auto const of = [](Dtype dtype) {
+    switch (dtype) {
+      case Dtype::q4_0:
+        return 0.5;
+      case Dtype::q8_0:
+      case Dtype::bf16:
+        return 0.05;
+      case Dtype::f16:
+        return 0.01;
+      default:
+        return 1e-4;
+    }
+  };
+  double bound = 0;
+  for (TensorFile const& file : written.checkpoint().files())
+    for (Tensor const& tensor : file.tensors()) bound = std::max(bound, of(tensor.dtype));
   return bound;
 }
 
@@ -60,11 +72,13 @@ FoldCheck check_written(Cpu const& cpu, Model const& original, ForwardOptions co
 std::uint64_t written_bytes(Model const& model, std::optional<Dtype> dtype) {
   std::uint64_t bytes = 0;
   auto const add = [&](Tensor const& tensor) {
-    std::uint64_t const bits = static_cast<std::uint64_t>(bit_width(tensor.dtype));
-    bytes += dtype ? tensor.bytes.size() * static_cast<std::uint64_t>(bit_width(*dtype)) / bits
-                   : tensor.bytes.size();
+    TensorInfo written{"", dtype.value_or(tensor.dtype), {tensor.shape.begin(), tensor.shape.end()}};
+    bool const whole = !written.shape.empty() && written.shape.back() % block_elements(written.dtype) == 0;
+    if (block_elements(written.dtype) > 1 && (!dtype || !whole || written.shape.size() < 2))
+      written.dtype = Dtype::f32;  // at most
+    bytes += byte_size(written);
   };
-  for (SafetensorsFile const& file : model.checkpoint().files())
+  for (TensorFile const& file : model.checkpoint().files())
     for (Tensor const& tensor : file.tensors()) add(tensor);
   if (model.config().tied_embeddings) add(model.checkpoint().tensor(model.family().embedding));
   return bytes;

@@ -66,9 +66,14 @@
 
 #include <dartquant/io/atomic_file.hpp>
 #include <dartquant/io/checkpoint.hpp>
+#include <dartquant/io/gguf.hpp>
 #include <dartquant/io/mapped_file.hpp>
 #include <dartquant/io/npy.hpp>
 #include <dartquant/io/safetensors.hpp>
+#include <dartquant/io/sha256.hpp>
+#include <dartquant/io/tensor.hpp>
+#include <dartquant/io/tensor_file.hpp>
+#include <dartquant/io/tensor_writer.hpp>
 #include <dartquant/io/tokenizer.hpp>
 
 #include <dartquant/model/architecture.hpp>

@@ -54,13 +54,18 @@ Checkpoint::Checkpoint(fs::path const& folder) : folder_(folder) {
   std::error_code error;
   fs::path const single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
   if (fs::exists(single, error)) {
-    files_.emplace_back(single);
+    files_.emplace_back(SafetensorsFile(single));
     for (Tensor const& tensor : files_[0].tensors()) places_.emplace(tensor.name, Place{0, &tensor});
   } else if (fs::exists(index, error)) {
     open_shards(index);
   } else {
     nothing_found(folder);
   }
+}
+
+Checkpoint::Checkpoint(TensorFile file) : folder_(file.path()) {
+  files_.push_back(std::move(file));
+  for (Tensor const& tensor : files_[0].tensors()) places_.emplace(tensor.name, Place{0, &tensor});
 }
 
 void Checkpoint::open_shards(fs::path const& index) {
@@ -73,7 +78,7 @@ void Checkpoint::open_shards(fs::path const& index) {
     if (!fs::exists(folder_ / shard, error))
       fail(Kind::io, "[Checkpoint] ", folder_.string(), ": the shard '", printable(shard),
            "' that the index names is missing; download it again");
-    SafetensorsFile const& file = files_.emplace_back(folder_ / shard);
+    TensorFile const& file = files_.emplace_back(SafetensorsFile(folder_ / shard));
     for (Tensor const& tensor : file.tensors()) {
       auto const listed = shards.find(std::string(tensor.name));
       if (listed == shards.end()) continue;  // the index decides what belongs to the checkpoint

@@ -11,6 +11,7 @@
 
 #include "io/json_scanner.hpp"
 #include "io/posix.hpp"
+#include "io/tensor_values.hpp"
 
 namespace dartquant::detail {
 namespace {
@@ -102,7 +103,7 @@ class HeaderReader {
   void dtype(Entry& entry) {
     std::string_view const raw = scan_.string();
     std::optional<Dtype> const known = parse_dtype(ShortString(raw).view());
-    if (!known)
+    if (!known || block_elements(*known) > 1)
       fail(Kind::unsupported, source_, ": tensor '", printable(entry.raw_name), "' has the unknown dtype '",
            printable(raw), "'");
     entry.dtype = *known;
@@ -150,10 +151,10 @@ class Store {
  public:
   Store(Counter const& count, std::span<std::byte const> data, std::string const& source)
       : data_(data), source_(source) {
-    header.names.resize(count.name_bytes);
-    header.dimensions.reserve(count.dimensions);
-    header.tensors.reserve(count.tensors);
-    name_end_ = header.names.data();
+    header.table.names.resize(count.name_bytes);
+    header.table.dimensions.reserve(count.dimensions);
+    header.table.tensors.reserve(count.tensors);
+    name_end_ = header.table.names.data();
   }
 
   void tensor(Entry const& entry) {
@@ -172,12 +173,12 @@ class Store {
       fail(Kind::format, shown(), ": its shape and dtype need ", *size, " bytes, but its data_offsets hold ",
            entry.end - entry.begin);
     // Never reallocates (see the constructor), so that spans into it stay valid.
-    std::size_t const first = header.dimensions.size();
-    header.dimensions.insert(header.dimensions.end(), dimensions.begin(), dimensions.end());
-    header.tensors.push_back({.name = name,
-                              .dtype = entry.dtype,
-                              .shape = std::span(header.dimensions).subspan(first),
-                              .bytes = data_.subspan(entry.begin, *size)});
+    std::size_t const first = header.table.dimensions.size();
+    header.table.dimensions.insert(header.table.dimensions.end(), dimensions.begin(), dimensions.end());
+    header.table.tensors.push_back({.name = name,
+                                    .dtype = entry.dtype,
+                                    .shape = std::span(header.table.dimensions).subspan(first),
+                                    .bytes = data_.subspan(entry.begin, *size)});
   }
 
   void metadata(std::string_view raw_key, std::string_view raw_value) {
@@ -231,16 +232,6 @@ std::vector<std::uint32_t> sorted_names(std::vector<Tensor> const& tensors, std:
 
 }  // namespace
 
-std::optional<std::uint64_t> checked_byte_size(Dtype dtype, std::span<index_t const> shape) noexcept {
-  std::uint64_t bits = 1;
-  for (index_t const size : shape)
-    if (size < 0 || __builtin_mul_overflow(bits, static_cast<std::uint64_t>(size), &bits))
-      return std::nullopt;
-  if (__builtin_mul_overflow(bits, static_cast<std::uint64_t>(bit_width(dtype)), &bits) || bits % 8 != 0)
-    return std::nullopt;
-  return bits / 8;
-}
-
 SafetensorsHeader parse_safetensors(std::span<std::byte const> file, std::string const& source) {
   if (file.size() < 8)
     fail(Kind::format, source, ": ", file.size(), " bytes are too few for a safetensors file; it is damaged");
@@ -262,8 +253,8 @@ SafetensorsHeader parse_safetensors(std::span<std::byte const> file, std::string
   std::span<std::byte const> const data = file.subspan(static_cast<std::size_t>(data_begin));
   Store store(count, data, source);
   HeaderReader(text, source, store).read();
-  check_coverage(store.header.tensors, data, source);
-  store.header.by_name = sorted_names(store.header.tensors, source);
+  check_coverage(store.header.table.tensors, data, source);
+  store.header.table.by_name = sorted_names(store.header.table.tensors, source);
   return std::move(store.header);
 }
 

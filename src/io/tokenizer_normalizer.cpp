@@ -14,15 +14,6 @@ using Result = Normalizer::Result;
 
 constexpr std::size_t max_steps = 64;
 
-std::size_t find_at_least(std::string_view text, char32_t bound) {
-  for (std::size_t offset = 0; offset < text.size();) {
-    CodePoint const next = code_point_at(text, offset);
-    if (next.value >= bound) return offset;
-    offset += next.bytes;
-  }
-  return std::string_view::npos;
-}
-
 Result apply_step(PrependStep const& step, Result now, std::size_t) {
   if (!now.text.empty()) now.text.insert(0, step.prefix);
   return now;
@@ -41,24 +32,13 @@ Result apply_step(StripStep const& step, Result now, std::size_t) {
   return now;
 }
 
-Result apply_step(LowercaseStep const& step, Result now, std::size_t) {
-  if (std::size_t const offset = find_at_least(now.text, 0x80); offset != std::string::npos)
-    fail(Kind::unsupported, step.source, ": the normalizer Lowercase takes ASCII text only here, and byte ",
-         offset, " is not; lower-case the text beforehand, or give token ids");
-  for (char& c : now.text)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+Result apply_step(LowercaseStep, Result now, std::size_t) {
+  now.text = to_lower_case(now.text);
   return now;
 }
 
-Result apply_step(NormalFormStep const& step, Result now, std::size_t) {
-  using Form = NormalFormStep::Form;
-  std::size_t const offset = step.form == Form::nfc   ? find_not_nfc(now.text)
-                             : step.form == Form::nfd ? find_at_least(now.text, 0xC0)
-                                                      : find_at_least(now.text, 0xA0);
-  if (offset != std::string::npos)
-    fail(Kind::unsupported, step.source, ": the character at byte ", offset,
-         " may change under the normalizer ", step.name,
-         ", whose tables are not here; give token ids instead of text");
+Result apply_step(NormalFormStep step, Result now, std::size_t) {
+  now.text = to_normal_form(now.text, step.form);
   return now;
 }
 
@@ -89,7 +69,7 @@ Normalizer::Normalizer(Json const* normalizer, std::string const& source) {
 }
 
 void Normalizer::add(Json const& step, std::string const& source) {
-  using Form = NormalFormStep::Form;
+  using Form = NormalForm;
   std::string const type = get<std::string>(step, "type", source);
   if (type == "Sequence") {
     for (Json const& inner : array_member(step, "normalizers", source)) add(inner, source);
@@ -106,13 +86,13 @@ void Normalizer::add(Json const& step, std::string const& source) {
     steps_.push_back(StripStep{get_or<bool>(step, "strip_left", source, true),
                                get_or<bool>(step, "strip_right", source, true)});
   } else if (type == "Lowercase") {
-    steps_.push_back(LowercaseStep{source});
+    steps_.push_back(LowercaseStep{});
   } else if (type == "NFC" || type == "NFD" || type == "NFKC" || type == "NFKD") {
     Form const form = type == "NFC"    ? Form::nfc
                       : type == "NFD"  ? Form::nfd
                       : type == "NFKC" ? Form::nfkc
                                        : Form::nfkd;
-    steps_.push_back(NormalFormStep{form, type, source});
+    steps_.push_back(NormalFormStep{form});
   } else {
     fail(Kind::unsupported, source, ": a normalizer of type '", type,
          "' is not read; give token ids instead of text");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/json.hpp"
+#include "io/tokenizer_normal_form.hpp"
 #include "io/tokenizer_regex.hpp"
 
 // Normalizers: what happens to a text before it is cut into pieces.
@@ -23,14 +24,9 @@ struct StripStep {
   bool left;
   bool right;
 };
-struct LowercaseStep {
-  std::string source;
-};
+struct LowercaseStep {};
 struct NormalFormStep {
-  enum class Form { nfc, nfd, nfkc, nfkd };
-  Form form;
-  std::string name;
-  std::string source;
+  NormalForm form;
 };
 
 /// Every match becomes `content`. Throws Error(memory) when the result exceeds `limit` bytes.
@@ -38,10 +34,6 @@ struct NormalFormStep {
 
 /// The size in bytes that a text of `size` bytes may grow to: 64-fold, or a little for short ones.
 [[nodiscard]] std::size_t growth_limit(std::size_t size);
-
-/// Offset of the first character of a valid text that may change under Normalization Form C by the quick
-/// check of Unicode Standard Annex 15 (section 9); npos when the text is in that form.
-[[nodiscard]] std::size_t find_not_nfc(std::string_view text);
 
 class Normalizer {
  public:
@@ -53,7 +45,7 @@ class Normalizer {
     bool start_removed = false;  ///< white space was stripped at the front
   };
 
-  /// Throws Error(unsupported) on text that needs Unicode data that is not here.
+  /// Errors: Error(memory) for a text that grows too much.
   [[nodiscard]] Result apply(std::string text) const;
 
  private:

@@ -5,9 +5,11 @@
 #include <set>
 
 #include <dartquant/core/error.hpp>
+#include <dartquant/io/gguf.hpp>
 
 #include "io/json.hpp"
 #include "io/read_file.hpp"
+#include "model/gguf_model.hpp"
 #include "model/layout.hpp"
 #include "model/quantized_weights.hpp"
 
@@ -63,7 +65,8 @@ void check_tensor(Checkpoint const& checkpoint, TensorInfo const& wanted) {
     fail(Kind::format, checkpoint.folder().string(), ": tensor '", wanted.name, "' is ", describe(found),
          ", but config.json asks for [", shape, "]");
   }
-  if (found.dtype != Dtype::f32 && found.dtype != Dtype::f16 && found.dtype != Dtype::bf16)
+  bool const blocks = found.dtype == Dtype::q8_0 || found.dtype == Dtype::q4_0;  // only GGUF has them
+  if (found.dtype != Dtype::f32 && found.dtype != Dtype::f16 && found.dtype != Dtype::bf16 && !blocks)
     fail(Kind::unsupported, checkpoint.folder().string(), ": tensor '", wanted.name, "' is ", describe(found),
          "; only F32, F16 and BF16 weights can be read");
 }
@@ -157,14 +160,24 @@ std::vector<TensorInfo> expected_tensors(Family const& family, ModelConfig const
 Model Model::open(std::filesystem::path const& folder, Weights allowed) {
   Model model;
   model.folder_ = folder;
-  std::filesystem::path const file = folder / "config.json";
-  model.config_text_ = detail::read_file(file, std::size_t{1} << 24);
+  std::error_code error;
+  bool const gguf = std::filesystem::is_regular_file(folder, error) && is_gguf(folder);
+  std::filesystem::path const file = gguf ? folder : folder / "config.json";
+  if (gguf) {
+    detail::GgufModel read = detail::open_gguf(folder);
+    model.config_text_ = std::move(read.config_text);
+    model.tokenizer_text_ = std::move(read.tokenizer_text);
+    model.tokenizer_error_ = std::move(read.tokenizer_error);
+    model.checkpoint_ = std::make_shared<Checkpoint const>(std::move(read.tensors));
+  } else {
+    model.config_text_ = detail::read_file(file, std::size_t{1} << 24);
+  }
   std::string text = model.config_text_;
   std::string const quantization =
       allowed == Weights::any ? detail::take_quantization(text, file.string()) : std::string();
   model.config_ = parse_config(text, file.string());
   model.family_ = &family_of(model.config_.architecture);
-  model.checkpoint_ = std::make_shared<Checkpoint const>(folder);
+  if (!gguf) model.checkpoint_ = std::make_shared<Checkpoint const>(folder);
   if (!quantization.empty()) {
     model.quantized_ = std::make_shared<FolderQuantization const>(
         detail::read_quantization(folder, quantization, model.config_));
@@ -174,8 +187,20 @@ Model Model::open(std::filesystem::path const& folder, Weights allowed) {
   std::vector<TensorInfo> const wanted = expected_tensors(*model.family_, model.config_);
   for (TensorInfo const& tensor : wanted) check_tensor(*model.checkpoint_, tensor);
   check_no_others(*model.checkpoint_, *model.family_, wanted);
-  model.needs_r4_ = manifest_needs_r4(folder);
+  model.needs_r4_ = !gguf && manifest_needs_r4(folder);
   return model;
+}
+
+bool Model::has_tokenizer() const {
+  return tokenizer_text_.has_value() ||
+         (tokenizer_error_.empty() && std::filesystem::exists(folder_ / "tokenizer.json"));
+}
+
+std::optional<std::string> Model::tokenizer_text() const {
+  if (!tokenizer_error_.empty()) throw Error(Kind::unsupported, tokenizer_error_);
+  std::filesystem::path const file = folder_ / "tokenizer.json";
+  if (tokenizer_text_ || !std::filesystem::exists(file)) return tokenizer_text_;
+  return detail::read_file(file, std::size_t{1} << 28);
 }
 
 }  // namespace dartquant

@@ -2,6 +2,7 @@
 #include <dartquant/model/fold.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -11,6 +12,7 @@
 #include <dartquant/model/forward.hpp>
 
 #include "model/fold_folder.hpp"
+#include "model/fold_gguf.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
 #include "model/rounded_layers.hpp"
@@ -31,7 +33,7 @@ constexpr index_t rows_per_block = 1024;
 class FoldWriter {
  public:
   FoldWriter(FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
-             CheckpointWriter& writer)
+             TensorSink& writer)
       : weights_(weights),
         rounded_(rounded),
         options_(options),
@@ -93,7 +95,7 @@ class FoldWriter {
   FoldOptions const& options_;
   ModelConfig const& config_;
   Family const& family_;
-  CheckpointWriter& writer_;
+  TensorSink& writer_;
 };
 
 /// Only the parts that were folded.
@@ -126,7 +128,8 @@ std::vector<TensorInfo> output_tensors(Model const& model, FoldOptions const& op
   for (TensorInfo& tensor : tensors) {
     bool const untied = tensor.name == model.family().head && model.config().tied_embeddings;
     std::string_view const source = untied ? model.family().embedding : std::string_view(tensor.name);
-    tensor.dtype = options.dtype.value_or(model.checkpoint().tensor(source).dtype);
+    Dtype const own = model.checkpoint().tensor(source).dtype;
+    tensor.dtype = options.dtype.value_or(block_elements(own) > 1 ? config.dtype : own);
   }
   return tensors;
 }
@@ -137,8 +140,14 @@ void FoldOptions::validate() const {
   weights.validate();
   detail::require_text(weights, hessian_windows);
   require(!rotations.r3, "[fold] R3 acts on queries and keys after RoPE and cannot be folded; leave r3 out");
-  require(!dtype || *dtype == Dtype::f32 || *dtype == Dtype::f16 || *dtype == Dtype::bf16, "[fold] dtype ",
-          dtype ? to_string(*dtype) : "", ": choose F32, F16 or BF16");
+  bool const blocks = dtype == Dtype::q8_0 || dtype == Dtype::q4_0;
+  require(!blocks || format == FoldFormat::gguf, "[fold] dtype ", dtype ? to_string(*dtype) : "",
+          ": only a GGUF file holds it");
+  require(!dtype || *dtype == Dtype::f32 || *dtype == Dtype::f16 || *dtype == Dtype::bf16 || blocks,
+          "[fold] dtype ", dtype ? to_string(*dtype) : "",
+          ": choose F32, F16 or BF16, or in GGUF also Q8_0 or Q4_0");
+  require(format != FoldFormat::gguf || !rotations.r4,
+          "[fold] R4 runs online, and no engine that reads GGUF runs it; leave r4 out");
   require(shard_bytes > 0, "[fold] shard_bytes 0: at least 1 is needed");
 }
 
@@ -151,7 +160,6 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
         !rotations.layers[layer].online(), "[fold] layer ", layer,
         " transforms an input or the keys online, which a checkpoint cannot hold; fold a method that only "
         "has R1, R2 and scales, or evaluate the rotations without folding them");
-  detail::check_output_folder(model.folder(), output);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
   if (options.rotations.r4) report.notes = online_rotations(model, {.active = {.r4 = true}}).notes;
@@ -160,21 +168,31 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
     report.notes.push_back(
         "the shifts of inputs and keys stay in rotations.safetensors: the checkpoint computes the same "
         "without them, an engine that subtracts them quantizes better");
-  CheckpointWriter::Options writer_options;
-  writer_options.shard_bytes = options.shard_bytes;
-  CheckpointWriter writer(output, output_tensors(model, options), writer_options);
+  std::unique_ptr<detail::GgufOutput> file;
+  std::unique_ptr<CheckpointWriter> folder;
+  if (options.format == FoldFormat::gguf) {
+    file = std::make_unique<detail::GgufOutput>(model, rotations, output, options, report);
+  } else {
+    detail::check_output_folder(model.folder(), output);
+    CheckpointWriter::Options writer_options;
+    writer_options.shard_bytes = options.shard_bytes;
+    folder = std::make_unique<CheckpointWriter>(output, output_tensors(model, options), writer_options);
+  }
+  TensorSink& tensors = file ? file->tensors() : *folder;
   FoldedWeights const weights(cpu, model, &held, options.rotations, NormGains::folded);
   ForwardOptions forward;
   forward.rotations = &held;
   forward.active = options.rotations;
   forward.hessian_windows = options.hessian_windows;
   RoundedLayers rounded(cpu, weights, options.weights, forward);
-  FoldWriter(weights, rounded, options, writer).write();
+  FoldWriter(weights, rounded, options, tensors).write();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
-  detail::finish_folder(model,
-                        {detail::output_config(model, options.dtype),
-                         manifest_text(model, manifest_of(model, options, report))},
-                        used_part(rotations, options.rotations), output, writer, report);
+  if (file) file->finish(report);
+  else
+    detail::finish_folder(model,
+                          {detail::output_config(model, options.dtype),
+                           manifest_text(model, manifest_of(model, options, report))},
+                          used_part(rotations, options.rotations), output, *folder, report);
   return report;
 }
 

@@ -105,6 +105,8 @@ void finish_folder(Model const& model, FolderTexts const& texts, Rotations const
   for (std::string_view const name : companions)
     if (fs::exists(model.folder() / name))
       files.push_back(prepared(output / name, read_file(model.folder() / name, small_file)));
+  if (!fs::is_directory(model.folder()) && model.has_tokenizer())  // a GGUF file
+    files.push_back(prepared(output / "tokenizer.json", model.tokenizer_text().value()));
   files.push_back(prepared(output / manifest_name, texts.manifest));
   files.push_back(prepared(output / "config.json", texts.config));
   replace_weights(output, writer);

@@ -30,7 +30,7 @@ void add_file(fs::path const& file, Json& files) {
 
 Json input_files(Model const& model) {
   Json files = Json::object();
-  for (SafetensorsFile const& file : model.checkpoint().files()) add_file(file.path(), files);
+  for (TensorFile const& file : model.checkpoint().files()) add_file(file.path(), files);
   constexpr std::array<std::string_view, 2> beside{"config.json", "tokenizer.json"};
   for (std::string_view const name : beside)
     if (fs::exists(model.folder() / name)) add_file(model.folder() / name, files);

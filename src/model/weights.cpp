@@ -14,7 +14,7 @@ index_t online_block(index_t channels) {
 
 template <class T>
 RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first, index_t count) {
-  for (SafetensorsFile const& file : checkpoint.files()) {
+  for (TensorFile const& file : checkpoint.files()) {
     Tensor const* const whole = file.find(name);
     if (whole == nullptr) continue;
     require(whole->shape.size() == 2 && first >= 0 && count >= 0 && first + count <= whole->shape[0],
@@ -38,7 +38,7 @@ template RowMatrix<float> read_rows(Checkpoint const&, std::string_view, index_t
 template RowMatrix<double> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
 
 void release_pages(Checkpoint const& checkpoint) {
-  for (SafetensorsFile const& file : checkpoint.files())
+  for (TensorFile const& file : checkpoint.files())
     for (Tensor const& tensor : file.tensors()) file.release(tensor);
 }
 

@@ -5,8 +5,10 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <string>
 #include <vector>
 
+#include <dartquant/io/gguf.hpp>
 #include <dartquant/io/npy.hpp>
 #include <dartquant/io/safetensors.hpp>
 #include <dartquant/model/rotations.hpp>
@@ -57,6 +59,44 @@ void write_packed(fs::path const& folder) {
       << R"("head_dim":4,"apply":[{"targets":["re:.*down_proj$"],"location":"input"}]}}}}})";
 }
 
+/// A model of one layer with a tokenizer of either kind.
+void write_gguf(fs::path const& file, std::string const& tokenizer) {
+  using Texts = std::vector<std::string>;
+  std::vector<GgufEntry> entries{{"general.architecture", std::string("llama")},
+                                 {"llama.block_count", std::uint32_t{1}},
+                                 {"llama.context_length", std::uint32_t{16}},
+                                 {"llama.embedding_length", std::uint32_t{8}},
+                                 {"llama.feed_forward_length", std::uint32_t{8}},
+                                 {"llama.attention.head_count", std::uint32_t{2}},
+                                 {"llama.attention.layer_norm_rms_epsilon", 1e-5f},
+                                 {"tokenizer.ggml.model", tokenizer},
+                                 {"tokenizer.ggml.pre", std::string("gpt-2")},
+                                 {"tokenizer.ggml.tokens", Texts{"<s>", "a", "b", "ab"}},
+                                 {"tokenizer.ggml.token_type", std::vector<std::int32_t>{3, 1, 1, 1}},
+                                 {"tokenizer.ggml.scores", std::vector<float>{0, -2, -2, -1}},
+                                 {"tokenizer.ggml.merges", Texts{"a b"}},
+                                 {"tokenizer.ggml.bos_token_id", std::uint32_t{0}},
+                                 {"tokenizer.ggml.add_bos_token", true}};
+  std::vector<TensorInfo> tensors{{"token_embd.weight", Dtype::f16, {4, 8}},
+                                  {"output_norm.weight", Dtype::f32, {8}},
+                                  {"rope_freqs.weight", Dtype::f32, {2}}};
+  for (char const* const norm : {"attn_norm", "ffn_norm"})
+    tensors.push_back({std::string("blk.0.") + norm + ".weight", Dtype::f32, {8}});
+  for (char const* const map :
+       {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+    tensors.push_back({std::string("blk.0.") + map + ".weight", Dtype::bf16, {8, 8}});
+  if (tokenizer == "gpt2") tensors.erase(tensors.begin() + 2);
+  GgufWriter writer(file, entries, tensors);
+  for (TensorInfo const& tensor : tensors)
+    writer.append_bytes(tensor.name, std::vector<std::byte>(byte_size(tensor)));
+  writer.commit();
+  GgufWriter blocks(file.string() + "-blocks", {},
+                    {{"a", Dtype::q8_0, {1, 32}}, {"b", Dtype::q4_0, {1, 32}}});
+  blocks.append_bytes("a", std::array<std::byte, 34>{});
+  blocks.append_bytes("b", std::array<std::byte, 18>{});
+  blocks.commit();
+}
+
 /// config.json files are their own seeds, and so are the tokenizers of the tests.
 void copy_files(fs::path const& from, std::string const& extension, fs::path const& folder) {
   for (fs::directory_entry const& entry : fs::recursive_directory_iterator(from))
@@ -75,6 +115,7 @@ int main(int count, char** arguments) try {
     fs::create_directories(root / parser);
   write_safetensors(root / "safetensors");
   write_npy_files(root / "npy");
+  for (std::string const tokenizer : {"llama", "gpt2"}) write_gguf(root / "gguf" / tokenizer, tokenizer);
   write_indices(root / "index");
   copy_files(DARTQUANT_EXAMPLE_DATA, "config.json", root / "config");
   std::ofstream(root / "config" / "scaled")

@@ -11,5 +11,9 @@ install=("$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps)
 "${install[@]}" -r requirements.txt || while read -r package; do   # what can be had; tests of the rest are skipped
   "${install[@]}" "$package" || echo "interop: $package cannot be installed"
 done < <(grep -v '^#' requirements.txt)
+# llama.cpp takes about half an hour of two cores, so it is built only where it is asked for; without it its tests are skipped.
+if [ -n "${DARTQUANT_INTEROP_LLAMA:-}" ]; then
+  "${install[@]}" -r requirements-llama.txt || echo "interop: llama-cpp-python cannot be built"
+fi
 "$venv/bin/python" cuda_stubs.py
 "$venv/bin/python" -W ignore -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'

@@ -15,14 +15,17 @@
 
 namespace dartquant {
 
-/// The weights of a Hugging Face model folder: `model.safetensors`, or `model.safetensors.index.json` and its
-/// shards. Everything is mapped; a tensor's pages are read when it is touched and given back by `release`.
+/// The weights of a model under their Hugging Face names: `model.safetensors` of a folder, or
+/// `model.safetensors.index.json` and its shards, or a file of another format whose reader names its tensors
+/// so. Everything is mapped; a tensor's pages are read when it is touched and given back by `release`.
 class Checkpoint {
  public:
   /// Opens and checks all files of the folder: shard names are plain names inside the folder, every tensor is
   /// in the shard that the index names and in no other. A missing `total_size` is accepted. Throws Error(io)
   /// for a missing folder or shard, Error(format) with the shard and tensor otherwise.
   explicit Checkpoint(std::filesystem::path const& folder);
+  /// The tensors of one open file; `folder()` is its path.
+  explicit Checkpoint(TensorFile file);
 
   [[nodiscard]] std::filesystem::path const& folder() const noexcept { return folder_; }
   /// All names, sorted.
@@ -30,14 +33,14 @@ class Checkpoint {
   [[nodiscard]] bool contains(std::string_view name) const noexcept;
   /// Error(format) naming folder and tensor when it is missing. The views live as long as this object.
   [[nodiscard]] Tensor const& tensor(std::string_view name) const;
-  /// As SafetensorsFile::read_matrix.
+  /// As TensorFile::read_matrix.
   template <class T>
   [[nodiscard]] RowMatrix<T> read_matrix(std::string_view name,
                                          NonFinite non_finite = NonFinite::refuse) const;
   /// Gives the pages of one tensor back to the system; it stays readable.
   void release(std::string_view name) const;
   /// The files, in the order of their names.
-  [[nodiscard]] std::span<SafetensorsFile const> files() const noexcept { return files_; }
+  [[nodiscard]] std::span<TensorFile const> files() const noexcept { return files_; }
 
  private:
   struct Place {
@@ -48,13 +51,13 @@ class Checkpoint {
   void open_shards(std::filesystem::path const& index);
 
   std::filesystem::path folder_;
-  std::vector<SafetensorsFile> files_;
+  std::vector<TensorFile> files_;
   std::map<std::string, Place, std::less<>> places_;
 };
 
 /// Writes a checkpoint folder. All tensors are declared first and the space for all is reserved at once, then
 /// values arrive in any order and in pieces; nothing carries its final name before `commit`.
-class CheckpointWriter {
+class CheckpointWriter : public TensorSink {
  public:
   struct Options {
     std::uint64_t shard_bytes =
@@ -72,12 +75,11 @@ class CheckpointWriter {
                    Options const& options);
   CheckpointWriter(std::filesystem::path const& folder, std::vector<TensorInfo> tensors)
       : CheckpointWriter(folder, std::move(tensors), Options{}) {}
-  ~CheckpointWriter();
+  ~CheckpointWriter() override;
 
-  /// As SafetensorsWriter.
-  void append(std::string_view name, MatrixView<float const> values);
-  void append(std::string_view name, MatrixView<double const> values);
-  void append_bytes(std::string_view name, std::span<std::byte const> bytes);
+  void append(std::string_view name, MatrixView<float const> values) override;
+  void append(std::string_view name, MatrixView<double const> values) override;
+  void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
 
   /// Reads every file again and compares checksums, then gives the files their names, the index last. Until
   /// all files passed, an existing checkpoint in the folder is untouched.

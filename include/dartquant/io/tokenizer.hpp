@@ -31,10 +31,6 @@ enum class SpecialTokens { add, omit };
 /// their flags. `truncation` and `padding` are ignored: a text is always encoded whole. Anything else is
 /// refused with Error(unsupported).
 ///
-/// Unicode: Lowercase takes ASCII text only. The four normal forms take text that they leave as it is, which
-/// the quick check of Unicode Standard Annex 15 decides for NFC; NFD takes text below U+00C0, NFKC and NFKD
-/// below U+00A0. `encode` refuses other text with Error(unsupported), and the sentence says what to do.
-///
 /// The file is hostile input: sizes, ids, merges and patterns are checked, regular expressions run under a
 /// match limit, and no step may grow a text more than 64-fold. Immutable: copies share one state, and const
 /// calls may come from many threads at once.
@@ -49,8 +45,7 @@ class Tokenizer {
   /// The ids of a whole UTF-8 text. Cost O(n log n) in its length, also when the file has no pre-tokenizer
   /// and the text is one piece. A character that the vocabulary cannot express becomes the unk token, or
   /// nothing when the file names none. Throws InvalidArgument naming the byte offset when the text is not
-  /// UTF-8 or the size when it exceeds 2^30 bytes; Error(unsupported) on text that a normalizer here cannot
-  /// treat.
+  /// UTF-8 or the size when it exceeds 2^30 bytes.
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text,
                                                  SpecialTokens special = SpecialTokens::add) const;
 

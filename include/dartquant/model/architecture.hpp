@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -114,14 +115,15 @@ struct FolderQuantization;
 /// neither rotated nor rounded again.
 enum class Weights { full_precision, any };
 
-/// A checkpoint folder whose config.json and tensors were checked against each other. Holds the memory map,
-/// no weights. Copies share the map.
+/// A checkpoint folder, or a GGUF file, whose config and tensors were checked against each other. Holds the
+/// memory map, no weights. Copies share the map.
 class Model {
  public:
-  /// Opens a Hugging Face checkpoint folder. Every tensor's presence, shape and dtype (F32, F16, BF16) is
-  /// checked; values are checked when they are read. Errors: Error(io) where a file cannot be read,
-  /// Error(format) and Error(unsupported) as parse_config and Checkpoint, and Error(format) naming the tensor
-  /// that is missing or has the wrong shape. Cost: the headers only.
+  /// Opens a Hugging Face checkpoint folder or a GGUF file. Every tensor's presence, shape and dtype (F32,
+  /// F16, BF16; in GGUF also Q8_0 and Q4_0) is checked; values are checked when they are read. A GGUF file
+  /// looks like the folder that says the same: names, order of rows, config. Errors: Error(io) where a file
+  /// cannot be read, Error(format) and Error(unsupported) as parse_config, Checkpoint and GgufFile, and
+  /// Error(format) naming the tensor that is missing or has the wrong shape. Cost: the headers only.
   [[nodiscard]] static Model open(std::filesystem::path const& folder,
                                   Weights allowed = Weights::full_precision);
 
@@ -129,8 +131,13 @@ class Model {
   [[nodiscard]] Family const& family() const { return *family_; }
   [[nodiscard]] Checkpoint const& checkpoint() const { return *checkpoint_; }
   [[nodiscard]] std::filesystem::path const& folder() const { return folder_; }
-  /// The text of config.json, as found.
+  /// The text of config.json, as found, or as a GGUF file implies it.
   [[nodiscard]] std::string const& config_text() const { return config_text_; }
+  /// The text of tokenizer.json, as found, or as a GGUF file implies it; nothing where there is none. Errors:
+  /// Error(io), and Error(unsupported) where a GGUF file holds a tokenizer of another kind.
+  [[nodiscard]] std::optional<std::string> tokenizer_text() const;
+  /// Whether tokenizer_text gives one.
+  [[nodiscard]] bool has_tokenizer() const;
   /// True where this folder was written by `fold` with R4 folded into down_proj: every forward pass then
   /// applies R4 online.
   [[nodiscard]] bool needs_r4() const { return needs_r4_; }
@@ -141,6 +148,8 @@ class Model {
   Model() = default;
   std::filesystem::path folder_;
   std::string config_text_;
+  std::optional<std::string> tokenizer_text_;
+  std::string tokenizer_error_;
   ModelConfig config_;
   Family const* family_ = nullptr;
   std::shared_ptr<Checkpoint const> checkpoint_;

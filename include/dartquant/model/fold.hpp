@@ -27,10 +27,16 @@ using Progress = std::function<void(std::string_view stage, index_t done, index_
 /// become 1.
 enum class NormGains { kept, folded };
 
+/// What is written: a folder that Hugging Face readers load, or one GGUF file for llama.cpp.
+enum class FoldFormat { hugging_face, gguf };
+
 /// What `fold` writes.
 struct FoldOptions {
+  FoldFormat format = FoldFormat::hugging_face;
   RotationSet rotations{.r1 = true, .r2 = true};  ///< r3 is refused (nothing to fold); r4 only when asked for
-  std::optional<Dtype> dtype{};                   ///< of the written weights; absent: the checkpoint's own
+  /// Of the written weights; absent: the checkpoint's own. GGUF also takes q8_0 and q4_0 for matrices, see
+  /// fold.
+  std::optional<Dtype> dtype{};
   WeightQuantization weights{};                   ///< fake quantization of the linear layers; off by default
   TokenWindows const* hessian_windows = nullptr;  ///< where the rounding needs text; must outlive the call
   std::uint64_t shard_bytes = 5'000'000'000;      ///< limit of one file's data
@@ -63,12 +69,21 @@ struct FoldReport {
 ///
 /// The folder also gets dartquant.json (version, options, checksums of the input, orthogonality) and
 /// rotations.safetensors. Everything is written under temporary names and verified, then renamed, config.json
-/// last: a folder without it is incomplete. `output` must not exist, be empty (but for temporary files), or
-/// hold an earlier output, known by its dartquant.json, which is replaced; anything else is refused, as is
-/// the input. Memory: the largest tensor of a layer in FP64, twice; with rounded weights also one layer, and
-/// where the rounding needs text what hidden_states says of it. Errors: InvalidArgument (options),
-/// Error(io) (the output is the input or holds other files, disk full, read-only), Error(numerics) (a weight
-/// overflows the dtype).
+/// last: a folder without it is incomplete.
+///
+/// A GGUF file (`options.format`) holds the same weights under llama.cpp's names, rows of Q and K in its
+/// order, output.weight, and the tokenizer where GGUF can express it (a note says so where not). Its keys
+/// dartquant.version, dartquant.folded ("r1,r2"), dartquant.r1.sha256 (of R1's FP64 bytes, row-major) and
+/// dartquant.seed and dartquant.calib.sha256 where the manifest has them take the place of dartquant.json.
+/// Vectors are F32; with q8_0 or q4_0, matrices whose rows are no whole blocks are F16, and with q4_0 the
+/// embedding and output.weight are Q8_0. R4 is refused: no engine that reads GGUF runs it.
+///
+/// `output` must not exist, be empty (but for temporary files), or
+/// hold an earlier output, known by its dartquant.json or dartquant.version, which is replaced; anything else
+/// is refused, as is the input. Memory: the largest tensor of a layer in FP64, twice; with rounded weights
+/// also one layer, and where the rounding needs text what hidden_states says of it. Errors: InvalidArgument
+/// (options), Error(io) (the output is the input or holds other files, disk full, read-only), Error(numerics)
+/// (a weight overflows the dtype).
 [[nodiscard]] FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
                               std::filesystem::path const& output, FoldOptions const& options = {});
 

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/tensor_values.hpp"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include <dartquant/kernels.h>
+#include <dartquant/core/half.hpp>
+
+namespace dartquant::detail {
+namespace {
+
+constexpr std::size_t block_size = 32;
+
+/// The i-th element of raw bytes, which need not be aligned.
+template <class T>
+T load(std::byte const* bytes, std::size_t i) {
+  T value;
+  std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class To, class From>
+To convert(From value) {
+  if constexpr (std::is_same_v<From, double>) return static_cast<To>(value);
+  else return static_cast<To>(to_float(value));
+}
+
+template <class From, class To>
+std::size_t decode_all(std::byte const* bytes, std::size_t count, To* out) {
+  std::size_t bad = count;
+  for (std::size_t i = 0; i < count; ++i) {
+    out[i] = convert<To>(load<From>(bytes, i));
+    if (!std::isfinite(out[i]) && bad == count) bad = i;
+  }
+  return bad;
+}
+
+int level_of(dartquant_block_q8_0 const& block, std::size_t i) { return block.qs[i]; }
+int level_of(dartquant_block_q4_0 const& block, std::size_t i) {
+  return (i < 16 ? block.qs[i] & 15 : block.qs[i - 16] >> 4) - 8;
+}
+
+/// d * level has at most 11 + 8 bits: exact in float.
+template <class Block, class To>
+std::size_t decode_blocks(std::byte const* bytes, std::size_t count, To* out) {
+  std::size_t bad = count;
+  for (std::size_t b = 0; b < count / block_size; ++b) {
+    auto const block = load<Block>(bytes, b);
+    float const d = to_float(Half{block.d});
+    if (!std::isfinite(d) && bad == count) bad = b * block_size;
+    for (std::size_t i = 0; i < block_size; ++i)
+      out[b * block_size + i] = static_cast<To>(d * static_cast<float>(level_of(block, i)));
+  }
+  return bad;
+}
+
+/// Rounds to float so that a second rounding to a shorter type gives what one rounding of the double would:
+/// an inexact result gets an odd last bit (round to odd; Boldo and Melquiond 2008).
+float to_odd_float(double x) {
+  float const near = static_cast<float>(x);
+  if (static_cast<double>(near) == x || std::isnan(x)) return near;
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(near);
+  if (std::abs(static_cast<double>(near)) > std::abs(x)) --bits;  // towards zero
+  return std::bit_cast<float>(bits | 1u);
+}
+
+template <class To, class From>
+To stored(From value) {
+  if constexpr (std::is_floating_point_v<To>) return static_cast<To>(value);
+  else if constexpr (std::is_same_v<From, double>) return from_float<To>(to_odd_float(value));
+  else return from_float<To>(value);
+}
+
+bool is_finite(double value) { return std::isfinite(value); }
+template <class T>
+bool is_finite(T value) {
+  return std::isfinite(to_float(value));
+}
+
+template <class To, class From>
+std::size_t encode_all(From const* values, std::size_t count, std::byte* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    To const value = stored<To>(values[i]);
+    if (!is_finite(value)) return i;
+    std::memcpy(out + i * sizeof(To), &value, sizeof(To));
+  }
+  return count;
+}
+
+dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q8_0* block) {
+  return dartquant_quantize_q8_0(&x, block, 1, 0, 1);
+}
+dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q4_0* block) {
+  return dartquant_quantize_q4_0(&x, block, 1, 0, 1);
+}
+
+template <class Block, class From>
+std::size_t encode_blocks(From const* values, std::size_t count, std::byte* out) {
+  for (std::size_t b = 0; b < count / block_size; ++b) {
+    std::array<float, block_size> x;
+    for (std::size_t i = 0; i < block_size; ++i) x[i] = static_cast<float>(values[b * block_size + i]);
+    Block block;
+    auto const width = static_cast<std::int64_t>(block_size);
+    if (quantize({x.data(), dartquant_float32, 1, width, width}, &block) != 0) return b * block_size;
+    std::memcpy(out + b * sizeof(Block), &block, sizeof(Block));
+  }
+  return count;
+}
+
+}  // namespace
+
+template <class T>
+std::size_t decode(Dtype dtype, std::byte const* bytes, std::size_t count, T* out) {
+  switch (dtype) {
+    case Dtype::f64:
+      return decode_all<double>(bytes, count, out);
+    case Dtype::f32:
+      return decode_all<float>(bytes, count, out);
+    case Dtype::f16:
+      return decode_all<Half>(bytes, count, out);
+    case Dtype::q8_0:
+      return decode_blocks<dartquant_block_q8_0>(bytes, count, out);
+    case Dtype::q4_0:
+      return decode_blocks<dartquant_block_q4_0>(bytes, count, out);
+    default:
+      return decode_all<BFloat16>(bytes, count, out);  // callers let no other type through
+  }
+}
+template std::size_t decode(Dtype, std::byte const*, std::size_t, float*);
+template std::size_t decode(Dtype, std::byte const*, std::size_t, double*);
+
+template <class T>
+std::size_t encode(Dtype dtype, T const* values, std::size_t count, std::byte* out) {
+  switch (dtype) {
+    case Dtype::f64:
+      return encode_all<double>(values, count, out);
+    case Dtype::f32:
+      return encode_all<float>(values, count, out);
+    case Dtype::f16:
+      return encode_all<Half>(values, count, out);
+    case Dtype::q8_0:
+      return encode_blocks<dartquant_block_q8_0>(values, count, out);
+    case Dtype::q4_0:
+      return encode_blocks<dartquant_block_q4_0>(values, count, out);
+    default:
+      return encode_all<BFloat16>(values, count, out);  // callers let no other type through
+  }
+}
+template std::size_t encode(Dtype, float const*, std::size_t, std::byte*);
+template std::size_t encode(Dtype, double const*, std::size_t, std::byte*);
+
+}  // namespace dartquant::detail

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/fold_gguf.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/io/atomic_file.hpp>
+#include <dartquant/io/sha256.hpp>
+#include <dartquant/version.hpp>
+
+#include "io/gguf_tokenizer.hpp"
+#include "io/json.hpp"
+#include "model/gguf_config.hpp"
+#include "model/gguf_names.hpp"
+
+namespace dartquant::detail {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_output(Model const& model, fs::path const& output) {
+  if (model.needs_r4())
+    fail(Error::Kind::unsupported, "[fold] ", model.folder().string(),
+         " needs R4 online, which no engine that reads GGUF runs; use the original checkpoint");
+  require_distinct(model.folder(), output);
+  std::error_code error;
+  if (!fs::exists(output, error)) return;
+  bool ours = false;
+  try {
+    ours = fs::is_regular_file(output, error) && GgufFile(output).text("dartquant.version").has_value();
+  } catch (Error const&) {  // some other file
+  }
+  if (!ours)
+    fail(Error::Kind::io, "[fold] ", output.string(),
+         ": it is no earlier output (a GGUF file with the key "
+         "dartquant.version); choose another name");
+}
+
+/// The type of a tensor in the file: vectors are F32 as engines want them, and what has no whole blocks F16.
+Dtype stored_dtype(TensorInfo const& tensor, Dtype wanted, bool embedding) {
+  if (tensor.shape.size() < 2) return Dtype::f32;
+  if (wanted == Dtype::q4_0 && embedding) wanted = Dtype::q8_0;
+  return tensor.shape.back() % block_elements(wanted) == 0 ? wanted : Dtype::f16;
+}
+
+/// llama.cpp's number for the type of most tensors.
+std::uint32_t file_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return 0;
+    case Dtype::q4_0:
+      return 2;
+    case Dtype::q8_0:
+      return 7;
+    case Dtype::bf16:
+      return 32;
+    default:
+      return 1;
+  }
+}
+
+SpecialIds special_ids(Model const& model) {
+  std::string const source = (model.folder() / "config.json").string();
+  Json const config = parse_json(model.config_text(), source);
+  auto const id = [&](char const* key) -> std::optional<std::int64_t> {
+    Json const* value = find_member(config, key, source);
+    if (value != nullptr && value->is_array() && !value->empty()) value = &value->front();
+    return value != nullptr && value->is_number_integer() ? std::optional(value->get<std::int64_t>())
+                                                          : std::nullopt;
+  };
+  return {.bos = id("bos_token_id"), .eos = id("eos_token_id"), .padding = id("pad_token_id")};
+}
+
+/// What dartquant.json says of a folder.
+void add_origin(std::vector<GgufEntry>& entries, Rotations const& rotations, FoldOptions const& options) {
+  entries.push_back({"dartquant.version", std::string(version())});
+  entries.push_back({"dartquant.folded", options.rotations.name()});
+  if (options.rotations.r1 && rotations.r1.size() > 0)
+    entries.push_back(
+        {"dartquant.r1.sha256", sha256(std::as_bytes(std::span(
+                                    rotations.r1.data(), static_cast<std::size_t>(rotations.r1.size()))))});
+  auto const given = [&](char const* option) {
+    auto const found = options.manifest.find(option);
+    return found == options.manifest.end() ? std::string() : found->second;
+  };
+  if (std::string const hash = given("rotations_calibration_sha256"); !hash.empty())
+    entries.push_back({"dartquant.calib.sha256", hash});
+  std::string const seed = given("rotations_seed");
+  std::uint64_t number = 0;
+  if (!seed.empty() && std::from_chars(seed.data(), seed.data() + seed.size(), number).ec == std::errc{})
+    entries.push_back({"dartquant.seed", number});
+}
+
+std::vector<GgufEntry> metadata_of(Model const& model, GgufArchitecture const& row,
+                                   Rotations const& rotations, FoldOptions const& options, Dtype dtype,
+                                   FoldReport& report) {
+  std::vector<GgufEntry> entries{{"general.architecture", std::string(row.name)},
+                                 {"general.type", std::string("model")},
+                                 {"general.name", model.folder().stem().string()},
+                                 {"general.file_type", file_type(dtype)}};
+  if (block_elements(dtype) > 1) entries.push_back({"general.quantization_version", std::uint32_t{2}});
+  for (GgufEntry& entry : config_entries(model.config(), row)) entries.push_back(std::move(entry));
+  GgufTokenizer tokenizer{
+      {{"tokenizer.ggml.model", std::string("no_vocab")}},
+      "the model has no tokenizer, and so has the GGUF file: give token ids to the engine"};
+  if (model.has_tokenizer())
+    tokenizer = gguf_tokenizer(*model.tokenizer_text(), (model.folder() / "tokenizer.json").string(),
+                               special_ids(model), model.config().vocabulary);
+  for (GgufEntry& entry : tokenizer.entries) entries.push_back(std::move(entry));
+  if (!tokenizer.note.empty()) report.notes.push_back(tokenizer.note);
+  add_origin(entries, rotations, options);
+  return entries;
+}
+
+/// Rows [first, first + values.rows()) of whole heads in the order of GGUF's llama, see Tensor.
+template <class T>
+RowMatrix<T> interleaved(MatrixView<T const> values, index_t head_dim) {
+  index_t const half = head_dim / 2;
+  RowMatrix<T> stored(values.rows(), values.cols());
+  for (index_t row = 0; row < values.rows(); ++row) {
+    index_t const head = row / head_dim, part = row % head_dim / half, i = row % half;
+    for (index_t col = 0; col < values.cols(); ++col)
+      stored(head * head_dim + 2 * i + part, col) = values(row, col);
+  }
+  return stored;
+}
+
+}  // namespace
+
+class GgufOutput::RenamingSink final : public TensorSink {
+ public:
+  RenamingSink(Model const& model, GgufArchitecture const& row, GgufWriter& writer)
+      : model_(model), row_(row), writer_(writer) {}
+
+  void append(std::string_view name, MatrixView<float const> values) override { put(name, values); }
+  void append(std::string_view name, MatrixView<double const> values) override { put(name, values); }
+  void append_bytes(std::string_view name, std::span<std::byte const> bytes) override {
+    writer_.append_bytes(renamed(name), bytes);
+  }
+
+ private:
+  [[nodiscard]] std::string renamed(std::string_view name) const {
+    auto const gguf = to_gguf_name(model_.family(), name);
+    require(gguf.has_value(), "[fold] the tensor '", name, "' has no name in GGUF");
+    return *gguf;
+  }
+  template <class T>
+  void put(std::string_view name, MatrixView<T const> values) {
+    std::string const gguf = renamed(name);
+    index_t const head_dim = model_.config().head_dim;
+    if (interleaved_heads(row_, model_.config(), gguf) == 0) return writer_.append(gguf, values);
+    bool const vector = gguf.ends_with(".bias");  // [1, channels]
+    MatrixView<T const> const rows = vector ? MatrixView<T const>(values.data(), values.cols(), 1) : values;
+    require(rows.rows() % head_dim == 0, "[fold] the tensor '", name, "' in pieces of ", rows.rows(),
+            " rows; whole heads of ", head_dim, " are needed");
+    RowMatrix<T> stored = interleaved(rows, head_dim);
+    if (vector) stored.resize(1, stored.rows());
+    writer_.append(gguf, MatrixView<T const>(stored));
+  }
+
+  Model const& model_;
+  GgufArchitecture const& row_;
+  GgufWriter& writer_;
+};
+
+GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path const& output,
+                       FoldOptions const& options, FoldReport& report) {
+  check_output(model, output);
+  GgufArchitecture const& row = gguf_architecture_of(model.config().architecture);
+  ModelConfig config = model.config();
+  config.tied_embeddings = false;
+  Dtype const dtype = options.dtype.value_or(config.dtype);
+  std::vector<TensorInfo> tensors = expected_tensors(model.family(), config);
+  index_t odd_rows = 0;
+  for (TensorInfo& tensor : tensors) {
+    bool const embedding = tensor.name == model.family().embedding || tensor.name == model.family().head;
+    tensor.dtype = stored_dtype(tensor, dtype, embedding);
+    odd_rows += block_elements(dtype) > 1 && tensor.shape.size() > 1 && tensor.dtype == Dtype::f16;
+    auto const name = to_gguf_name(model.family(), tensor.name);
+    if (!name)
+      fail(Error::Kind::unsupported, "[fold] the tensor '", tensor.name,
+           "' has no name in GGUF; write a folder instead");
+    tensor.name = *name;
+  }
+  if (odd_rows > 0)
+    report.notes.push_back(
+        sentence(odd_rows, " matrices have rows of no whole blocks of 32 and are stored as F16"));
+  bool const factors = config.rope_scaling.kind == RopeScaling::Kind::llama3;
+  if (factors) tensors.push_back({std::string(rope_factors_name), Dtype::f32, {config.head_dim / 2}});
+  writer_ = std::make_unique<GgufWriter>(output, metadata_of(model, row, rotations, options, dtype, report),
+                                         std::move(tensors));
+  sink_ = std::make_unique<RenamingSink>(model, row, *writer_);
+  if (factors) {
+    RowMatrix<float> const values = rope_factors(config.rope_scaling, config.rope_theta, config.head_dim);
+    writer_->append(rope_factors_name, MatrixView<float const>(values));
+  }
+}
+
+GgufOutput::~GgufOutput() = default;
+
+TensorSink& GgufOutput::tensors() { return *sink_; }
+
+void GgufOutput::finish(FoldReport& report) {
+  writer_->commit();
+  report.files.push_back(writer_->path());
+  report.bytes_written += fs::file_size(writer_->path());
+}
+
+}  // namespace dartquant::detail

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include <dartquant/io/gguf.hpp>
+#include <dartquant/io/tensor_writer.hpp>
+#include <dartquant/model/fold.hpp>
+
+namespace dartquant::detail {
+
+/// The GGUF file that `fold` writes. Nothing has its final name before `finish`.
+class GgufOutput {
+ public:
+  /// All references must outlive this; notes go to `report`. Errors: Error(io) unless `output` may be
+  /// written: not the input, and missing or an earlier output; Error(unsupported) for an architecture without
+  /// a row in gguf_architectures, or a checkpoint that needs R4.
+  GgufOutput(Model const& model, Rotations const& rotations, std::filesystem::path const& output,
+             FoldOptions const& options, FoldReport& report);
+  ~GgufOutput();
+
+  /// Takes the tensors of the untied model under their Hugging Face names; the rows of a head together.
+  [[nodiscard]] TensorSink& tensors();
+  /// Verifies the file, gives it its name and fills the files and bytes of `report`.
+  void finish(FoldReport& report);
+
+ private:
+  class RenamingSink;
+  std::unique_ptr<GgufWriter> writer_;
+  std::unique_ptr<RenamingSink> sink_;
+};
+
+}  // namespace dartquant::detail
