@@ -29,7 +29,9 @@ double logit_bound(Model const& written) {
   for (SafetensorsFile const& file : written.checkpoint().files())
     for (Tensor const& tensor : file.tensors())
       bound = std::max(bound, tensor.dtype == Dtype::bf16 ? 0.05 : tensor.dtype == Dtype::f16 ? 0.01 : 1e-4);
-  return bound;
+  // Where two experts are nearly equal, the rounding of the weights may give a token the other one.
+  bool const rounded = bound > 1e-4;
+  return rounded && written.config().mixture.experts != 0 ? 0.5 : bound;
 }
 
 TokenWindows check_windows(Model const& model, TextSource const& source) {

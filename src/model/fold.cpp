@@ -13,6 +13,7 @@
 #include "model/fold_folder.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/ones_direction.hpp"
 #include "model/rounded_layers.hpp"
 #include "model/weights.hpp"
 
@@ -21,6 +22,7 @@ namespace {
 
 using detail::FoldedWeights;
 using detail::LayerWeights;
+using detail::NormWeights;
 using detail::require;
 using detail::RoundedLayers;
 using detail::tensor_name;
@@ -40,51 +42,69 @@ class FoldWriter {
         writer_(writer) {}
 
   void write() {
-    write_blocks(std::string(family_.embedding),
+    write_blocks(std::string(family_.embedding), config_.vocabulary,
                  [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
+    if (!family_.positions.empty())
+      write_blocks(std::string(family_.positions), config_.positions + 2,
+                   [&](index_t first, index_t count) { return weights_.position_rows(first, count); });
     for (index_t layer = 0; layer < config_.layers; ++layer) {
       write_layer(layer);
       detail::release_pages(weights_.model().checkpoint());
       if (options_.progress) options_.progress("fold", layer + 1, config_.layers);
     }
-    write_gain(std::string(family_.final_norm), weights_.final_gain());
-    write_blocks(std::string(family_.head),
+    write_norm(std::string(family_.final_norm), weights_.final_norm(), config_.hidden);
+    write_blocks(std::string(family_.head), config_.vocabulary,
                  [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
   }
 
  private:
   template <class Rows>
-  void write_blocks(std::string const& name, Rows const& rows) {
-    for (index_t first = 0; first < config_.vocabulary; first += rows_per_block) {
-      RowMatrix<double> const block = rows(first, std::min(rows_per_block, config_.vocabulary - first));
+  void write_blocks(std::string const& name, index_t total, Rows const& rows) {
+    for (index_t first = 0; first < total; first += rows_per_block) {
+      RowMatrix<double> const block = rows(first, std::min(rows_per_block, total - first));
       writer_.append(name, MatrixView<double const>(block));
     }
   }
 
-  /// An empty gain is 1.
-  void write_gain(std::string const& name, RowMatrix<float> const& gain) {
-    RowMatrix<float> const ones = RowMatrix<float>::Ones(1, config_.hidden);
-    writer_.append(name, MatrixView<float const>(gain.size() == 0 ? ones : gain));
+  /// An empty gain is 1, an empty bias 0; a gain 1 + w is stored as w.
+  void write_norm(std::string const& name, NormWeights const& norm, index_t channels) {
+    RowMatrix<float> gain = norm.gain;
+    if (gain.size() == 0) gain.setOnes(1, channels);
+    if (family_.norm == NormKind::rms_offset) gain.array() -= 1;
+    writer_.append(name, MatrixView<float const>(gain));
+    if (family_.norm != NormKind::layer) return;
+    RowMatrix<float> bias = norm.bias;
+    if (bias.size() == 0) bias.setZero(1, channels);
+    writer_.append(detail::bias_beside(name), MatrixView<float const>(bias));
+  }
+
+  void write_norms(index_t layer) {
+    for (detail::LayerNorm const& norm : detail::norms_of(family_, config_)) {
+      std::string const name = tensor_name(family_, layer, norm.name, ".weight");
+      if (norm.name == family_.attention_norm)
+        write_norm(name, weights_.attention_norm(layer), norm.channels);
+      else if (norm.name == family_.mlp_norm) write_norm(name, weights_.mlp_norm(layer), norm.channels);
+      else
+        writer_.append(name,
+                       MatrixView<double const>(weights_.model().checkpoint().read_matrix<double>(name)));
+    }
   }
 
   void write_layer(index_t layer) {
-    write_gain(tensor_name(family_, layer, family_.attention_norm, ".weight"),
-               weights_.attention_gain(layer));
-    write_gain(tensor_name(family_, layer, family_.mlp_norm, ".weight"), weights_.mlp_gain(layer));
+    write_norms(layer);
     LayerWeights rounded;
     if (options_.weights.active()) rounded = rounded_.next();
-    for (LinearRule const& rule : family_.linears) {
-      std::string const name = tensor_name(family_, layer, rule.name, ".weight");
-      RowMatrix<float> const& W = rounded.weight[static_cast<std::size_t>(rule.linear)];
-      if (W.size() != 0) {
-        writer_.append(name, MatrixView<float const>(W));
+    std::vector<detail::LayerLinear> const linears = weights_.linears(layer);
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      detail::LayerLinear const& linear = linears[i];
+      if (!rounded.maps.empty() && linear.quantized()) {
+        writer_.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
       } else {
-        RowMatrix<double> const exact = weights_.weight(layer, rule);
-        writer_.append(name, MatrixView<double const>(exact));
+        RowMatrix<double> const exact = weights_.weight(layer, linear);
+        writer_.append(linear.weight, MatrixView<double const>(exact));
       }
-      RowMatrix<double> const b = weights_.bias(layer, rule);
-      if (b.size() != 0)
-        writer_.append(tensor_name(family_, layer, rule.name, ".bias"), MatrixView<double const>(b));
+      RowMatrix<double> const b = weights_.bias(layer, linear);
+      if (b.size() != 0) writer_.append(linear.bias, MatrixView<double const>(b));
     }
   }
 
@@ -129,6 +149,10 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
         !rotations.layers[layer].online(), "[fold] layer ", layer,
         " transforms an input or the keys online, which a checkpoint cannot hold; fold a method that only "
         "has R1, R2 and scales, or evaluate the rotations without folding them");
+  if (options.rotations.r1 && rotations.r1.size() != 0 && model.family().norm == NormKind::layer)
+    require(detail::keeps_ones(rotations.r1), "[fold] R1 turns the direction of equal channels by ",
+            detail::ones_error(rotations.r1), ", which the LayerNorms of ", model.config().architecture,
+            " take out: rotations of this model must come from `dartquant calibrate`, which keeps it");
   detail::check_output_folder(model.folder(), output);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
