@@ -44,25 +44,48 @@ struct InspectFlags {
 
 using Statistics = std::vector<SiteStatistics>;
 
-std::string rotation_table(ModelConfig const& config, OnlineRotations const& online) {
-  auto const blocks = [](index_t block, index_t channels) {
+std::string how_of(RotationSupport const& support, std::string_view folded) {
+  using How = RotationSupport::How;
+  if (support.how == How::impossible) return "impossible";
+  return std::string(support.how == How::folded ? folded : "runs online");
+}
+
+/// Which rotations fold, which run online, which are impossible; below, the reasons.
+std::string rotation_table(Model const& model, OnlineRotations const& online) {
+  ModelConfig const& config = model.config();
+  RotationsSupport const support = rotation_support(model.family());
+  auto const blocks = [](index_t channels, index_t block) {
     return block == channels ? fmt::format("Hadamard of {}", block)
                              : fmt::format("{} Hadamard blocks of {}", channels / block, block);
   };
+  std::vector<index_t> const widths = config.down_widths();
+  std::string down = blocks(widths.front(), online.r4_block);
+  for (std::size_t i = 1; i < widths.size(); ++i) down += fmt::format(", and of {}", widths[i]);
   Table table({{"", Table::Align::left},
                {"acts on", Table::Align::left},
                {"size", Table::Align::left},
                {"how", Table::Align::left}});
+  std::string_view const learned = "learned, folded into the weights";
   table.add_row(
-      {"R1", "residual stream", fmt::format("{0} x {0}", config.hidden), "learned, folded into the weights"});
+      {"R1", "residual stream", fmt::format("{0} x {0}", config.hidden), how_of(support.r1, learned)});
   table.add_row({"R2", "value heads",
                  fmt::format("{0} x {0}, {1} per layer", config.head_dim, config.kv_heads),
-                 "learned, folded into the weights"});
-  table.add_row({"R3", "queries and keys", blocks(online.r3_block, config.head_dim),
-                 "runs online, for a quantized KV cache"});
-  table.add_row({"R4", "down_proj input", blocks(online.r4_block, config.intermediate),
-                 "runs online, its inverse is folded"});
-  return table.text() + describe(online.notes);
+                 how_of(support.r2, learned)});
+  table.add_row({"R3", "queries and keys", blocks(config.head_dim, online.r3_block), how_of(support.r3, "")});
+  table.add_row({"R4", "down_proj input", down, how_of(support.r4, "")});
+  std::string text = table.text();
+  for (auto const& [name, one] :
+       {std::pair{"R1", support.r1}, {"R2", support.r2}, {"R3", support.r3}, {"R4", support.r4}})
+    if (!one.reason.empty()) text += fmt::format("{}: {}\n", name, one.reason);
+  return text + describe(online.notes);
+}
+
+Json rotations_json(Family const& family) {
+  RotationsSupport const support = rotation_support(family);
+  auto const one = [](RotationSupport const& rotation) {
+    return Json{{"how", how_of(rotation, "folded")}, {"reason", rotation.reason}};
+  };
+  return {{"r1", one(support.r1)}, {"r2", one(support.r2)}, {"r3", one(support.r3)}, {"r4", one(support.r4)}};
 }
 
 std::vector<std::string> cells(std::string name, SiteStatistics const& s, double scale) {
@@ -141,9 +164,10 @@ void run(InspectFlags const& flags) {
   index_t const seqlen = window_length(model, flags.seqlen);
   Json report{{"model", name_of(model)},
               {"config", to_json(model.config())},
+              {"rotations", rotations_json(model.family())},
               {"r3_block", online.r3_block},
               {"r4_block", online.r4_block}};
-  std::string text = describe(model) + "\n" + rotation_table(model.config(), online) + "\n";
+  std::string text = describe(model) + "\n" + rotation_table(model, online) + "\n";
   if (flags.source.given()) {
     TokenWindows const windows = spread_windows(model, flags.source, seqlen, flags.samples);
     print_plan(flags.common, fmt::format("{} windows of {} tokens", windows.rows(), seqlen),

@@ -21,7 +21,8 @@ void add_dtype_flag(CLI::App& command, std::string& name);
 
 /// How far the logits of a written checkpoint may be from those of the original, relative to the largest:
 /// 1e-4 for F32; F16 and BF16 round every weight, which alone changes logits, so 0.01 and 0.05, as do Q8_0
-/// (0.05) and Q4_0 (0.5, which only finds what is wrong altogether).
+/// (0.05) and Q4_0 (0.5, which only finds what is wrong altogether); 0.5 for rounded mixtures of experts,
+/// where a token may be given another expert.
 [[nodiscard]] double logit_bound(Model const& written);
 
 /// Windows to check on: the first two of `source`, or pseudo-random ids where no text was given.

@@ -19,43 +19,6 @@ namespace {
 using detail::fail;
 using Kind = Error::Kind;
 
-/// The block of Llama and everything shaped like it: separate q, k, v, gate and up, two RMSNorms, SwiGLU.
-constexpr std::array<LinearRule, linear_count> llama_block(BiasRule attention, BiasRule output,
-                                                           BiasRule mlp) {
-  constexpr std::string_view attention_norm = "input_layernorm", mlp_norm = "post_attention_layernorm";
-  using enum Extent;
-  return {{
-      {Linear::q_proj, "self_attn.q_proj", query_channels, hidden, attention_norm, Acts::r1, Acts::none,
-       attention},
-      {Linear::k_proj, "self_attn.k_proj", kv_channels, hidden, attention_norm, Acts::r1, Acts::none,
-       attention},
-      {Linear::v_proj, "self_attn.v_proj", kv_channels, hidden, attention_norm, Acts::r1, Acts::r2,
-       attention},
-      {Linear::o_proj, "self_attn.o_proj", hidden, query_channels, "", Acts::r2, Acts::r1, output},
-      {Linear::gate_proj, "mlp.gate_proj", intermediate, hidden, mlp_norm, Acts::r1, Acts::none, mlp},
-      {Linear::up_proj, "mlp.up_proj", intermediate, hidden, mlp_norm, Acts::r1, Acts::none, mlp},
-      {Linear::down_proj, "mlp.down_proj", hidden, intermediate, "", Acts::r4, Acts::r1, mlp},
-  }};
-}
-
-constexpr Family llama_family(std::string_view architecture, BiasRule attention, BiasRule output,
-                              BiasRule mlp) {
-  return {architecture,
-          "model.embed_tokens.weight",
-          "model.layers.",
-          "model.norm.weight",
-          "lm_head.weight",
-          "input_layernorm",
-          "post_attention_layernorm",
-          NormKind::rms,
-          llama_block(attention, output, mlp)};
-}
-
-constexpr std::array known_families = {
-    llama_family("LlamaForCausalLM", BiasRule::attention_bias, BiasRule::attention_bias, BiasRule::mlp_bias),
-    llama_family("MistralForCausalLM", BiasRule::never, BiasRule::never, BiasRule::never),
-};
-
 void check_tensor(Checkpoint const& checkpoint, TensorInfo const& wanted) {
   Tensor const& found = checkpoint.tensor(wanted.name);
   if (!std::equal(found.shape.begin(), found.shape.end(), wanted.shape.begin(), wanted.shape.end())) {
@@ -95,67 +58,6 @@ bool manifest_needs_r4(std::filesystem::path const& folder) {
 }
 
 }  // namespace
-
-std::span<Family const> families() { return known_families; }
-
-Family const& family_of(std::string_view architecture) {
-  std::string known;
-  for (Family const& family : known_families) {
-    if (family.architecture == architecture) return family;
-    known.append(known.empty() ? "" : ", ").append(family.architecture);
-  }
-  fail(Kind::unsupported, "[family_of] architecture '", architecture, "' is not known here (known: ", known,
-       ")");
-}
-
-namespace detail {
-
-index_t extent_of(ModelConfig const& config, Extent extent) {
-  switch (extent) {
-    case Extent::hidden:
-      return config.hidden;
-    case Extent::intermediate:
-      return config.intermediate;
-    case Extent::query_channels:
-      return config.query_channels();
-    case Extent::kv_channels:
-      return config.kv_channels();
-  }
-  return 0;
-}
-
-bool has_bias(ModelConfig const& config, LinearRule const& rule) {
-  return (rule.bias == BiasRule::attention_bias && config.attention_bias) ||
-         (rule.bias == BiasRule::mlp_bias && config.mlp_bias);
-}
-
-std::string tensor_name(Family const& family, index_t layer, std::string_view part, std::string_view suffix) {
-  return sentence(family.layer_prefix, layer, '.', part, suffix);
-}
-
-}  // namespace detail
-
-std::vector<TensorInfo> expected_tensors(Family const& family, ModelConfig const& config) {
-  std::vector<TensorInfo> tensors;
-  auto const add = [&](std::string name, std::vector<index_t> shape) {
-    tensors.push_back({std::move(name), config.dtype, std::move(shape)});
-  };
-  add(std::string(family.embedding), {config.vocabulary, config.hidden});
-  for (index_t layer = 0; layer < config.layers; ++layer) {
-    for (std::string_view const norm : {family.attention_norm, family.mlp_norm})
-      add(detail::tensor_name(family, layer, norm, ".weight"), {config.hidden});
-    for (LinearRule const& rule : family.linears) {
-      index_t const outputs = detail::extent_of(config, rule.outputs);
-      add(detail::tensor_name(family, layer, rule.name, ".weight"),
-          {outputs, detail::extent_of(config, rule.inputs)});
-      if (detail::has_bias(config, rule))
-        add(detail::tensor_name(family, layer, rule.name, ".bias"), {outputs});
-    }
-  }
-  add(std::string(family.final_norm), {config.hidden});
-  if (!config.tied_embeddings) add(std::string(family.head), {config.vocabulary, config.hidden});
-  return tensors;
-}
 
 Model Model::open(std::filesystem::path const& folder, Weights allowed) {
   Model model;

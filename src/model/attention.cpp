@@ -10,12 +10,14 @@ namespace {
 /// The frequency of pair i after `rope_scaling`. llama3: long waves are divided by the factor, short ones
 /// kept, those between interpolated; source: the formula of the Llama 3.1 release, as Hugging Face computes
 /// it.
-double frequency(ModelConfig const& config, index_t i) {
-  double const exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
-  double const base = std::pow(config.rope_theta, exponent);
-  RopeScaling const& scaling = config.rope_scaling;
-  if (scaling.kind == RopeScaling::Kind::none) return base;
-  if (scaling.kind == RopeScaling::Kind::linear) return base / scaling.factor;
+double frequency(RopeScaling const& scaling, double base, index_t i, index_t tokens) {
+  using Kind = RopeScaling::Kind;
+  if (scaling.kind == Kind::none) return base;
+  if (scaling.kind == Kind::linear) return base / scaling.factor;
+  if (scaling.kind == Kind::longrope) {
+    bool const is_long = static_cast<double>(tokens) > scaling.original_positions;
+    return base / (is_long ? scaling.long_factors : scaling.short_factors)[static_cast<std::size_t>(i)];
+  }
   double const wave = 2 * std::numbers::pi / base;
   double const turns = scaling.original_positions / wave;  // within the original context
   if (turns < scaling.low_frequency) return base / scaling.factor;
@@ -24,31 +26,38 @@ double frequency(ModelConfig const& config, index_t i) {
   return (1 - smooth) * base / scaling.factor + smooth * base;
 }
 
-/// Softmax of row `row` of S over its first `count` columns; the rest becomes 0.
-void softmax_row(RowMatrix<float>& S, index_t row, index_t count) {
-  auto seen = S.row(row).head(count).array();
+index_t rotary_pairs(ModelConfig const& config) {
+  return (config.rotary_channels == 0 ? config.head_dim : config.rotary_channels) / 2;
+}
+
+/// Softmax of columns [first, end) of row `row` of S; the rest becomes 0.
+void softmax_row(RowMatrix<float>& S, index_t row, index_t first, index_t end) {
+  auto seen = S.row(row).segment(first, end - first).array();
   float const largest = seen.maxCoeff();
   seen = (seen - largest).exp();
   seen *= 1.0f / seen.sum();
-  S.row(row).tail(S.cols() - count).setZero();
+  S.row(row).head(first).setZero();
+  S.row(row).tail(S.cols() - end).setZero();
 }
 
 }  // namespace
 
-RopeTable::RopeTable(ModelConfig const& config, index_t tokens)
-    : cosine(tokens, config.head_dim / 2), sine(tokens, config.head_dim / 2) {
-  for (index_t i = 0; i < config.head_dim / 2; ++i) {
-    double const step = frequency(config, i);
+RopeTable::RopeTable(ModelConfig const& config, index_t tokens, double theta, RopeScaling const& scaling)
+    : cosine(tokens, rotary_pairs(config)), sine(tokens, rotary_pairs(config)) {
+  index_t const pairs = rotary_pairs(config);
+  for (index_t i = 0; i < pairs; ++i) {
+    double const base = std::pow(theta, -static_cast<double>(i) / static_cast<double>(pairs));
+    double const step = frequency(scaling, base, i, tokens);
     for (index_t position = 0; position < tokens; ++position) {
       double const angle = static_cast<double>(position) * step;
-      cosine(position, i) = static_cast<float>(std::cos(angle));
-      sine(position, i) = static_cast<float>(std::sin(angle));
+      cosine(position, i) = static_cast<float>(scaling.attention_factor * std::cos(angle));
+      sine(position, i) = static_cast<float>(scaling.attention_factor * std::sin(angle));
     }
   }
 }
 
 void apply_rope(Cpu const& cpu, RopeTable const& table, index_t head_dim, MatrixView<float> X) {
-  index_t const tokens = table.cosine.rows(), half = head_dim / 2;
+  index_t const tokens = table.cosine.rows(), half = table.cosine.cols();
   cpu.parallel_for(X.rows(), 128, [&](index_t first, index_t last) {
     for (index_t row = first; row < last; ++row) {
       float const* const c = table.cosine.data() + row % tokens * half;
@@ -66,23 +75,32 @@ void apply_rope(Cpu const& cpu, RopeTable const& table, index_t head_dim, Matrix
   });
 }
 
-void attention(Cpu const& cpu, ModelConfig const& config, index_t tokens, MatrixView<float const> Q,
+void attention(Cpu const& cpu, ModelConfig const& config, Span span, MatrixView<float const> Q,
                MatrixView<float const> K, MatrixView<float const> V, MatrixView<float> output) {
   constexpr index_t block_rows = 128;
-  index_t const head_dim = config.head_dim, group = config.heads / config.kv_heads;
+  index_t const tokens = span.tokens, head_dim = config.head_dim, group = config.heads / config.kv_heads;
   index_t const blocks = (tokens + block_rows - 1) / block_rows, sequences = Q.rows() / tokens;
-  float const scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  float const scale = config.attention_scale > 0 ? static_cast<float>(config.attention_scale)
+                                                 : 1.0f / std::sqrt(static_cast<float>(head_dim));
+  auto const cap = static_cast<float>(config.attention_cap);
   cpu.parallel_for(sequences * config.heads * blocks, 1, [&](index_t item, index_t) {
     index_t const block = item % blocks, head = item / blocks % config.heads,
                   start = item / (blocks * config.heads) * tokens;
-    index_t const first = block * block_rows, rows = std::min(block_rows, tokens - first),
-                  seen = first + rows;
+    index_t const first = block * block_rows, rows = std::min(block_rows, tokens - first);
+    // Keys before `begin` are outside the window of every query of the block.
+    index_t const begin = span.window == 0 ? 0 : std::max<index_t>(0, first + 1 - span.window),
+                  seen = first + rows - begin;
     auto const q = as_eigen(Q.block(start + first, head * head_dim, rows, head_dim));
-    auto const k = as_eigen(K.block(start, head / group * head_dim, seen, head_dim));
-    auto const v = as_eigen(V.block(start, head / group * head_dim, seen, head_dim));
+    auto const k = as_eigen(K.block(start + begin, head / group * head_dim, seen, head_dim));
+    auto const v = as_eigen(V.block(start + begin, head / group * head_dim, seen, head_dim));
     RowMatrix<float> S(rows, seen);
     S.noalias() = scale * (q * k.transpose());
-    for (index_t row = 0; row < rows; ++row) softmax_row(S, row, first + row + 1);
+    if (cap > 0) S = cap * (S.array() / cap).tanh();
+    for (index_t row = 0; row < rows; ++row) {
+      index_t const end = first + row + 1;  // of the tokens that the query sees
+      index_t const oldest = span.window == 0 ? 0 : std::max<index_t>(0, end - span.window);
+      softmax_row(S, row, oldest - begin, end - begin);
+    }
     as_eigen(output.block(start + first, head * head_dim, rows, head_dim)).noalias() = S * v;
   });
 }

@@ -15,6 +15,7 @@
 #include "model/centred_sample.hpp"
 #include "model/find_transforms.hpp"
 #include "model/learn.hpp"
+#include "model/ones_direction.hpp"
 
 namespace dartquant {
 namespace {
@@ -76,6 +77,12 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
   ModelCalibrationOptions const& options = run.options;
   MethodTraits const& method = traits(options.method);
   if (!options.rotations.r1 || !method.rotates()) return;
+  RotationSupport const support = rotation_support(model.family()).r1;
+  if (support.how == RotationSupport::How::impossible) {
+    run.result.notes.push_back(
+        sentence("there is no R1 in ", model.config().architecture, ": ", support.reason));
+    return;
+  }
   run.timed([&] {
     if (!method.learns()) {
       run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
@@ -200,6 +207,8 @@ void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured, Epo
   MatrixView<float const> const X = captured.of(run);
   if (centres(run)) result.rotations.layers = captured.shifts;
   find_r1(cpu, model, X, progress, run);
+  if (result.rotations.r1.size() != 0 && model.family().norm == NormKind::layer)
+    result.rotations.r1 = detail::keep_ones(std::move(result.rotations.r1));
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();

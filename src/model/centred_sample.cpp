@@ -20,7 +20,7 @@ std::vector<double> CentredSample::Mean::value() const {
 }
 
 CentredSample::CentredSample(ModelConfig const& config, index_t rows, std::uint64_t seed)
-    : keys_(static_cast<std::size_t>(config.layers)) {
+    : keys_(static_cast<std::size_t>(config.layers)), shifts_keys_(config.attention_cap == 0) {
   index_t const sites = 2 * config.layers;
   for (index_t site = 0; site < sites; ++site)
     inputs_.emplace_back(ActivationSample(config.hidden, (rows + sites - 1) / sites, seed));
@@ -40,7 +40,7 @@ std::vector<LayerTransforms> CentredSample::shifts() const {
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     layers[layer].attention_shift = inputs_[2 * layer].mean.value();
     layers[layer].mlp_shift = inputs_[2 * layer + 1].mean.value();
-    layers[layer].key_shift = keys_[layer].value();
+    if (shifts_keys_) layers[layer].key_shift = keys_[layer].value();
   }
   return layers;
 }

@@ -43,6 +43,7 @@ class CentredSample {
 
   std::vector<Input> inputs_;  ///< q_proj and up_proj input of layer 0, of layer 1, ...
   std::vector<Mean> keys_;
+  bool shifts_keys_;  ///< exact unless scores are capped
 };
 
 }  // namespace dartquant::detail

@@ -183,7 +183,8 @@ Levels read(Cpu const&, PackedMap const& map, FolderQuantization const& folder,
   return read_levels<8>(map, folder, checkpoint);
 }
 
-std::string config_text(FolderQuantization const& folder) {
+std::string config_text(FolderQuantization const& folder, std::vector<std::string> kept) {
+  kept.insert(kept.begin(), "lm_head");
   WeightQuantization const weights = folder.quantization.weights();
   Json weight_args{{"num_bits", weights.bits},
                    {"type", "int"},
@@ -196,7 +197,7 @@ std::string config_text(FolderQuantization const& folder) {
               {"quantization_status", "compressed"},
               {"kv_cache_scheme", nullptr},
               {"global_compression_ratio", nullptr},
-              {"ignore", Json::array({"lm_head"})},
+              {"ignore", kept},
               {"config_groups",
                {{"group_0",
                  {{"targets", Json::array({"Linear"})},

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/model/architecture.hpp>
 
-#include "io/json.hpp"
+#include "model/config_parts.hpp"
 
 namespace dartquant {
 namespace {
@@ -12,22 +14,9 @@ namespace {
 using detail::fail;
 using detail::find_member;
 using detail::Json;
-using detail::sentence;
+using detail::positive_member;
+using detail::size_member;
 using Kind = Error::Kind;
-
-/// A size: a whole number in [1, 2^24], or up to 2^31 - 1 for the vocabulary. Products of two stay below
-/// 2^63.
-index_t size_member(Json const& config, std::string_view key, std::string const& name,
-                    std::int64_t largest = std::int64_t{1} << 24) {
-  return detail::to_integer(detail::member(config, key, name), key, name, 1, largest);
-}
-
-double positive_member(Json const& object, std::string_view key, std::string const& name) {
-  double const value = detail::get<double>(object, key, name);
-  if (!(value > 0) || !std::isfinite(value))
-    fail(Kind::format, name, ": '", key, "' is ", value, "; a number above 0 is needed");
-  return value;
-}
 
 std::string architecture_of(Json const& config, std::string const& name) {
   Json const& list = detail::array_member(config, "architectures", name);
@@ -36,46 +25,9 @@ std::string architecture_of(Json const& config, std::string const& name) {
   return detail::to_text(list[0], "architectures[0]", name);
 }
 
-RopeScaling scaling_of(Json const& rope, std::string const& name) {
-  RopeScaling scaling;
-  std::string const type = find_member(rope, "rope_type", name) != nullptr
-                               ? detail::get<std::string>(rope, "rope_type", name)
-                               : detail::get_or<std::string>(rope, "type", name, "default");
-  if (type == "default") return scaling;
-  if (type != "linear" && type != "llama3")
-    fail(Kind::unsupported, name, ": rope_scaling of type '", type,
-         "' is not known here (known: default, linear, llama3)");
-  scaling.kind = type == "linear" ? RopeScaling::Kind::linear : RopeScaling::Kind::llama3;
-  scaling.factor = positive_member(rope, "factor", name);
-  if (type == "llama3") {
-    scaling.low_frequency = positive_member(rope, "low_freq_factor", name);
-    scaling.high_frequency = positive_member(rope, "high_freq_factor", name);
-    scaling.original_positions = positive_member(rope, "original_max_position_embeddings", name);
-    if (!(scaling.high_frequency > scaling.low_frequency))
-      fail(Kind::format, name, ": high_freq_factor ", scaling.high_frequency,
-           " must be above low_freq_factor ", scaling.low_frequency);
-  }
-  return scaling;
-}
-
-/// `rope_theta` and `rope_scaling`, or both inside `rope_parameters` as newer files have it.
-void read_rope(Json const& config, std::string const& name, ModelConfig& result) {
-  Json const* const parameters = find_member(config, "rope_parameters", name);
-  Json const& source = parameters != nullptr ? *parameters : config;
-  if (find_member(source, "rope_theta", name) != nullptr)
-    result.rope_theta = positive_member(source, "rope_theta", name);
-  if (parameters != nullptr) result.rope_scaling = scaling_of(*parameters, name);
-  else if (Json const* scaling = find_member(config, "rope_scaling", name))
-    result.rope_scaling = scaling_of(*scaling, name);
-  double const part = detail::get_or<double>(source, "partial_rotary_factor", name, 1.0);
-  if (part != 1.0)
-    fail(Kind::unsupported, name, ": partial_rotary_factor ", part,
-         " is not supported; RoPE must turn the whole head (1.0)");
-}
-
-void read_sizes(Json const& config, std::string const& name, ModelConfig& result) {
+void read_sizes(Json const& config, std::string const& name, ConfigForm const& form, ModelConfig& result) {
   result.hidden = size_member(config, "hidden_size", name);
-  result.intermediate = size_member(config, "intermediate_size", name);
+  result.intermediate = size_member(config, form.intermediate, name);
   result.layers = size_member(config, "num_hidden_layers", name, 4096);
   result.heads = size_member(config, "num_attention_heads", name);
   result.kv_heads = find_member(config, "num_key_value_heads", name) == nullptr
@@ -85,6 +37,7 @@ void read_sizes(Json const& config, std::string const& name, ModelConfig& result
   result.positions = size_member(config, "max_position_embeddings", name, 0x7FFFFFFF);
   if (find_member(config, "head_dim", name) != nullptr)
     result.head_dim = size_member(config, "head_dim", name);
+  else if (form.head_dim != 0) result.head_dim = form.head_dim;
   else if (result.hidden % result.heads == 0) result.head_dim = result.hidden / result.heads;
   else
     fail(Kind::format, name, ": hidden_size ", result.hidden, " is not a multiple of num_attention_heads ",
@@ -107,41 +60,81 @@ void read_dtype(Json const& config, std::string const& name, ModelConfig& result
          "' is not supported (known: float32, float16, bfloat16)");
 }
 
+/// A cap is `fallback` where the key is absent, off where it is null.
+double cap_member(Json const& config, std::string_view key, std::string const& name, double fallback) {
+  if (!config.contains(key)) return fallback;
+  return find_member(config, key, name) == nullptr ? 0 : positive_member(config, key, name);
+}
+
+void read_activation(Json const& config, std::string const& name, ConfigForm const& form) {
+  struct Spelling {
+    std::string_view text;
+    Activation activation;
+  };
+  static constexpr std::array spellings{
+      Spelling{"silu", Activation::silu}, Spelling{"swish", Activation::silu},
+      Spelling{"gelu_pytorch_tanh", Activation::gelu_tanh}, Spelling{"relu", Activation::relu}};
+  Spelling const* const known = std::ranges::find(spellings, form.activation, &Spelling::activation);
+  std::string const found =
+      detail::get_or<std::string>(config, form.activation_key, name, std::string(known->text));
+  for (Spelling const& spelling : spellings)
+    if (spelling.text == found && spelling.activation == form.activation) return;
+  fail(Kind::unsupported, name, ": ", form.activation_key, " '", found,
+       "' is not supported (known: ", known->text, ")");
+}
+
+/// What a family's class can do and is not done here.
+void refuse_variants(Json const& config, std::string const& name, ModelConfig const& result) {
+  auto const must_be = [&](std::string_view key, bool wanted, std::string_view sentence) {
+    if (detail::get_or<bool>(config, key, name, wanted) != wanted)
+      fail(Kind::unsupported, name, ": '", key, "' is ", !wanted, ": ", sentence);
+  };
+  must_be("do_layer_norm_before", true, "norms after the attention and the MLP are not supported");
+  must_be("enable_bias", true, "LayerNorm has a bias, which needs that of the linear layers after it");
+  must_be("layer_norm_elementwise_affine", true, "norms without gains are not supported");
+  must_be("_remove_final_layer_norm", false, "a model without its final norm is not supported");
+  must_be("use_bidirectional_attention", false, "tokens that see later ones are not supported");
+  index_t const width = detail::get_or<index_t>(config, "word_embed_proj_dim", name, result.hidden);
+  if (width != result.hidden)
+    fail(Kind::unsupported, name, ": word_embed_proj_dim ", width, " differs from hidden_size ",
+         result.hidden, ": embeddings with a projection are not supported");
+}
+
 }  // namespace
 
 ModelConfig parse_config(std::string_view text, std::string const& name) {
   Json const config = detail::parse_json(text, name);
   ModelConfig result;
   result.architecture = architecture_of(config, name);
-  static_cast<void>(family_of(result.architecture));
+  Family const& family = family_of(result.architecture);
+  ConfigForm const& form = family.config;
   if (find_member(config, "quantization_config", name) != nullptr)
     fail(Kind::unsupported, name,
          ": the weights are already quantized ('quantization_config'); rotations "
          "need the full-precision checkpoint");
-  read_sizes(config, name, result);
-  read_rope(config, name, result);
+  read_sizes(config, name, form, result);
+  if (family.positions.empty()) detail::read_rope(config, name, form, result);
   read_dtype(config, name, result);
-  result.norm_epsilon = positive_member(config, "rms_norm_eps", name);
-  result.tied_embeddings = detail::get_or<bool>(config, "tie_word_embeddings", name, false);
+  result.norm_epsilon =
+      form.norm_epsilon > 0 ? form.norm_epsilon : positive_member(config, "rms_norm_eps", name);
+  result.tied_embeddings = detail::get_or<bool>(config, "tie_word_embeddings", name, form.tied);
   result.attention_bias = detail::get_or<bool>(config, "attention_bias", name, false);
   result.mlp_bias = detail::get_or<bool>(config, "mlp_bias", name, false);
-  std::string const activation = detail::get_or<std::string>(config, "hidden_act", name, "silu");
-  if (activation != "silu" && activation != "swish")
-    fail(Kind::unsupported, name, ": hidden_act '", activation, "' is not supported (known: silu)");
-  // Within its sliding window a model attends to everything, so the window only limits the positions.
-  if (find_member(config, "sliding_window", name) != nullptr)
-    result.positions = std::min(result.positions, size_member(config, "sliding_window", name, 0x7FFFFFFF));
+  result.qkv_bias = detail::get_or<bool>(config, "qkv_bias", name, form.qkv_bias);
+  read_activation(config, name, form);
+  result.activation = form.activation;
+  if (form.capped) {
+    result.attention_cap = cap_member(config, "attn_logit_softcapping", name, form.attention_cap);
+    result.logit_cap = cap_member(config, "final_logit_softcapping", name, form.logit_cap);
+    result.attention_scale = 1 / std::sqrt(find_member(config, "query_pre_attn_scalar", name) == nullptr
+                                               ? 256
+                                               : positive_member(config, "query_pre_attn_scalar", name));
+  }
+  if (family.scaled_embedding) result.embedding_scale = std::sqrt(static_cast<double>(result.hidden));
+  detail::read_windows(config, name, form, result);
+  if (!family.mixture.router.empty()) detail::read_mixture(config, name, family, result);
+  refuse_variants(config, name, result);
   return result;
-}
-
-index_t ModelConfig::layer_parameters() const {
-  index_t const q = query_channels(), kv = kv_channels();
-  index_t const weights = hidden * (2 * q + 2 * kv + 3 * intermediate) + 2 * hidden;
-  return weights + (attention_bias ? q + 2 * kv + hidden : 0) + (mlp_bias ? 2 * intermediate + hidden : 0);
-}
-
-index_t ModelConfig::parameters() const {
-  return layers * layer_parameters() + (tied_embeddings ? 1 : 2) * vocabulary * hidden + hidden;
 }
 
 }  // namespace dartquant

@@ -47,11 +47,17 @@ struct TokenScore {
   }
 };
 
+/// What is compared: the inputs of lm_head [tokens, hidden] and the head.
+struct Side {
+  OutputHead head;
+  RowMatrix<float> normed;
+};
+
 /// The logits of one block of the vocabulary [tokens of a tile, vocabulary of the block].
-RowMatrix<float> tile_logits(RowMatrix<float> const& normed, index_t first, index_t rows,
-                             RowMatrix<float> const& W) {
+RowMatrix<float> tile_logits(Side const& side, index_t first, index_t rows, RowMatrix<float> const& W) {
   RowMatrix<float> logits(rows, W.rows());
-  logits.noalias() = normed.middleRows(first, rows) * W.transpose();
+  logits.noalias() = side.normed.middleRows(first, rows) * W.transpose();
+  side.head.cap(logits);
   return logits;
 }
 
@@ -73,12 +79,6 @@ void add_logits(Eigen::ArrayXd const& z, Eigen::ArrayXd const* reference, index_
   score.original.weighted += (weights * (*reference - z)).sum();
 }
 
-/// What is compared: the inputs of lm_head [tokens, hidden] and the head.
-struct Side {
-  OutputHead head;
-  RowMatrix<float> normed;
-};
-
 std::vector<TokenScore> score_tokens(Cpu const& cpu, TokenWindows const& windows, Side const& model,
                                      Side const* original, Progress const& progress) {
   index_t const tokens = windows.size(), seqlen = windows.cols();
@@ -87,9 +87,9 @@ std::vector<TokenScore> score_tokens(Cpu const& cpu, TokenWindows const& windows
     RowMatrix<float> const W = model.head.weights(block);
     RowMatrix<float> const W0 = original != nullptr ? original->head.weights(block) : RowMatrix<float>();
     cpu.parallel_for(tokens, tile_rows, [&](index_t first, index_t last) {
-      RowMatrix<float> const Z = tile_logits(model.normed, first, last - first, W);
+      RowMatrix<float> const Z = tile_logits(model, first, last - first, W);
       RowMatrix<float> Z0;
-      if (original != nullptr) Z0 = tile_logits(original->normed, first, last - first, W0);
+      if (original != nullptr) Z0 = tile_logits(*original, first, last - first, W0);
       Eigen::ArrayXd z, z0;
       for (index_t token = first; token < last; ++token) {
         if (token % seqlen == seqlen - 1) continue;  // nothing follows the last token of a window

@@ -92,6 +92,8 @@ std::vector<std::string> transform_notes(MethodTraits const& method, ModelConfig
                                " channels of the ", name_of(input.site), "; it has blocks of ", own,
                                own == channels ? ", one only, so that a permutation changes nothing" : ""));
   }
+  if (config.mixture.experts != 0)
+    notes.push_back(sentence(method.name, ": the inputs of down_proj of experts are left as they are"));
   notes.push_back(sentence(method.name,
                            ": queries stay in full precision here, keys and values are rounded "
                            "without a transform; DuQuant's code rounds all three"));
@@ -107,7 +109,10 @@ LayerTransformSearch::LayerTransformSearch(Cpu const& cpu, Model const& model, i
       weights_(cpu, model, nullptr, {}, NormGains::folded) {}
 
 bool LayerTransformSearch::observe(Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
-  if (std::ranges::none_of(inputs, [&](SearchedInput const& input) { return input.site == site; }))
+  bool const sparse =
+      model_.config().sparse(layer);  // every expert has an own input of down_proj: left alone
+  if (std::ranges::none_of(inputs, [&](SearchedInput const& input) { return input.site == site; }) ||
+      (sparse && site == Site::down_proj_input))
     return false;
   if (layer != layer_) inputs_.clear();
   layer_ = layer;
@@ -116,14 +121,17 @@ bool LayerTransformSearch::observe(Site site, index_t layer, index_t first_token
                                       std::vector<double>(static_cast<std::size_t>(X.cols()), 0.0)});
   input->second.sample.add(X, static_cast<std::uint64_t>(layer * tokens_ + first_token));
   raise_channel_peaks(cpu_, X, input->second.peaks);
-  return site == Site::down_proj_input && first_token + X.rows() == tokens_;
+  return site == (sparse ? Site::up_proj_input : Site::down_proj_input) && first_token + X.rows() == tokens_;
 }
 
 std::vector<double> LayerTransformSearch::weight_peaks(Linear linear) const {
-  RowMatrix<double> const W =
-      weights_.weight(layer_, model_.family().linears[static_cast<std::size_t>(linear)]);
-  std::vector<double> peaks(static_cast<std::size_t>(W.cols()), 0.0);
-  raise_channel_peaks(cpu_, MatrixView<double const>(W), peaks);
+  std::vector<double> peaks;
+  for (LayerLinear const& map : weights_.linears(layer_)) {  // of all experts
+    if (map.linear != linear) continue;
+    peaks.resize(static_cast<std::size_t>(map.inputs), 0.0);
+    RowMatrix<double> const W = weights_.weight(layer_, map);
+    raise_channel_peaks(cpu_, MatrixView<double const>(W), peaks);
+  }
   return peaks;
 }
 
@@ -131,6 +139,7 @@ LayerTransforms LayerTransformSearch::smoothing(double alpha) const {
   ModelConfig const& config = model_.config();
   LayerTransforms scales;
   for (SearchedInput const& input : inputs) {
+    if (!inputs_.contains(input.site)) continue;
     DiagonalScale scale =
         smoothing_scale(inputs_.at(input.site).peaks, weight_peaks(input.reader), {.alpha = alpha});
     if (input.site == Site::o_proj_input)
@@ -155,6 +164,7 @@ void LayerTransformSearch::find(ModelCalibrationOptions const& run, ModelCalibra
   if (method.sites == SiteChain::heads_hadamard && hadamard_order(config.heads))
     layer.o_proj_input = heads_hadamard(config);
   for (std::size_t i = 0; i < inputs.size() && searches(method.sites); ++i) {
+    if (!inputs_.contains(inputs[i].site)) continue;
     RowMatrix<double> const X = smoothed(inputs[i].site, layer.*inputs[i].scale);
     DuQuantOptions options = chain_options(method.sites);
     options.block = block_of(method.sites, X.cols(), run.block);

@@ -15,6 +15,8 @@
 #include "model/fold_gguf.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/ones_direction.hpp"
+#include "model/other_tensors.hpp"
 #include "model/rounded_layers.hpp"
 #include "model/weights.hpp"
 
@@ -25,77 +27,49 @@ using detail::FoldedWeights;
 using detail::LayerWeights;
 using detail::require;
 using detail::RoundedLayers;
-using detail::tensor_name;
-
-constexpr index_t rows_per_block = 1024;
 
 /// Writes the tensors of one model, one at a time.
 class FoldWriter {
  public:
   FoldWriter(FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
              TensorSink& writer)
-      : weights_(weights),
-        rounded_(rounded),
-        options_(options),
-        config_(weights.model().config()),
-        family_(weights.model().family()),
-        writer_(writer) {}
+      : weights_(weights), rounded_(rounded), options_(options), writer_(writer), others_(weights, writer) {}
 
   void write() {
-    write_blocks(std::string(family_.embedding),
-                 [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
-    for (index_t layer = 0; layer < config_.layers; ++layer) {
+    index_t const layers = weights_.model().config().layers;
+    others_.write_embeddings();
+    for (index_t layer = 0; layer < layers; ++layer) {
+      others_.write_norms(layer);
       write_layer(layer);
       detail::release_pages(weights_.model().checkpoint());
-      if (options_.progress) options_.progress("fold", layer + 1, config_.layers);
+      if (options_.progress) options_.progress("fold", layer + 1, layers);
     }
-    write_gain(std::string(family_.final_norm), weights_.final_gain());
-    write_blocks(std::string(family_.head),
-                 [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
+    others_.write_head();
   }
 
  private:
-  template <class Rows>
-  void write_blocks(std::string const& name, Rows const& rows) {
-    for (index_t first = 0; first < config_.vocabulary; first += rows_per_block) {
-      RowMatrix<double> const block = rows(first, std::min(rows_per_block, config_.vocabulary - first));
-      writer_.append(name, MatrixView<double const>(block));
-    }
-  }
-
-  /// An empty gain is 1.
-  void write_gain(std::string const& name, RowMatrix<float> const& gain) {
-    RowMatrix<float> const ones = RowMatrix<float>::Ones(1, config_.hidden);
-    writer_.append(name, MatrixView<float const>(gain.size() == 0 ? ones : gain));
-  }
-
   void write_layer(index_t layer) {
-    write_gain(tensor_name(family_, layer, family_.attention_norm, ".weight"),
-               weights_.attention_gain(layer));
-    write_gain(tensor_name(family_, layer, family_.mlp_norm, ".weight"), weights_.mlp_gain(layer));
     LayerWeights rounded;
     if (options_.weights.active()) rounded = rounded_.next();
-    for (LinearRule const& rule : family_.linears) {
-      std::string const name = tensor_name(family_, layer, rule.name, ".weight");
-      RowMatrix<float> const& W = rounded.weight[static_cast<std::size_t>(rule.linear)];
-      if (W.size() != 0) {
-        writer_.append(name, MatrixView<float const>(W));
+    std::vector<detail::LayerLinear> const linears = weights_.linears(layer);
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      detail::LayerLinear const& linear = linears[i];
+      if (!rounded.maps.empty() && linear.quantized()) {
+        writer_.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
       } else {
-        RowMatrix<double> const exact = weights_.weight(layer, rule);
-        writer_.append(name, MatrixView<double const>(exact));
+        RowMatrix<double> const exact = weights_.weight(layer, linear);
+        writer_.append(linear.weight, MatrixView<double const>(exact));
       }
-      RowMatrix<double> const b = weights_.bias(layer, rule);
-      if (b.size() != 0)
-        writer_.append(tensor_name(family_, layer, rule.name, ".bias"), MatrixView<double const>(b));
+      RowMatrix<double> const b = weights_.bias(layer, linear);
+      if (b.size() != 0) writer_.append(linear.bias, MatrixView<double const>(b));
     }
   }
 
   FoldedWeights const& weights_;
   RoundedLayers& rounded_;
   FoldOptions const& options_;
-  ModelConfig const& config_;
-  Family const& family_;
   TensorSink& writer_;
+  detail::OtherTensors others_;
 };
 
 /// Only the parts that were folded.
@@ -160,6 +134,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
         !rotations.layers[layer].online(), "[fold] layer ", layer,
         " transforms an input or the keys online, which a checkpoint cannot hold; fold a method that only "
         "has R1, R2 and scales, or evaluate the rotations without folding them");
+  if (options.rotations.r1) detail::require_ones_kept("[fold]", model, rotations);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
   if (options.rotations.r4) report.notes = online_rotations(model, {.active = {.r4 = true}}).notes;

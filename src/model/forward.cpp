@@ -43,7 +43,10 @@ OnlineRotations online_rotations(Model const& model, ForwardOptions const& optio
     return block;
   };
   if (options.active.r3) online.r3_block = block_of("R3", model.config().head_dim);
-  if (options.active.r4 || model.needs_r4()) online.r4_block = block_of("R4", model.config().intermediate);
+  if (options.active.r4 || model.needs_r4()) {
+    std::vector<index_t> const widths = model.config().down_widths();
+    for (std::size_t i = widths.size(); i-- > 0;) online.r4_block = block_of("R4", widths[i]);
+  }
   return online;
 }
 
@@ -72,7 +75,9 @@ HiddenStates run_layers(Cpu const& cpu, Model const& model, TokenWindows const& 
     stream.add_feed_forward(current, layer);
     report(layer, 2);
   }
-  return {std::move(stream.hidden()), layers.notes()};
+  std::vector<std::string> notes = layers.notes();
+  for (std::string& note : stream.notes()) notes.push_back(std::move(note));
+  return {std::move(stream.hidden()), std::move(notes)};
 }
 
 }  // namespace detail
@@ -91,6 +96,7 @@ RowMatrix<float> logits_of(Cpu const& cpu, Model const& model, MatrixView<float 
   for (index_t block = 0; block < head.blocks(); ++block)
     cpu.gemm<float>(1.0f, normed, Op::none, head.weights(block), Op::transpose, 0.0f,
                     MatrixView<float>(result).columns(head.first(block), head.count(block)));
+  head.cap(result);
   return result;
 }
 

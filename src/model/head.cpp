@@ -14,8 +14,13 @@ NormGains gains_of(ForwardOptions const& options) {
 
 RowMatrix<float> OutputHead::normalize(MatrixView<float const> hidden) const {
   RowMatrix<float> normed(hidden.rows(), hidden.cols());
-  rms_norm(cpu_, hidden, model_.config().norm_epsilon, gain_, normed);
+  detail::normalize(cpu_, hidden, model_.config().norm_epsilon, norm_, normed);
   return normed;
+}
+
+void OutputHead::cap(Eigen::Ref<RowMatrix<float>> logits) const {
+  auto const cap = static_cast<float>(model_.config().logit_cap);
+  if (cap > 0) logits = cap * (logits.array() / cap).tanh();
 }
 
 }  // namespace dartquant::detail

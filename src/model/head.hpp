@@ -23,7 +23,7 @@ class OutputHead {
       : cpu_(cpu),
         model_(model),
         weights_(cpu, model, options.rotations, options.active, gains_of(options)),
-        gain_(weights_.final_gain()) {}
+        norm_(weights_.final_norm()) {}
 
   [[nodiscard]] index_t blocks() const {
     return (model_.config().vocabulary + rows_per_block - 1) / rows_per_block;
@@ -39,12 +39,15 @@ class OutputHead {
   /// The input of lm_head for hidden states [tokens, hidden].
   [[nodiscard]] RowMatrix<float> normalize(MatrixView<float const> hidden) const;
 
+  /// logits <- cap tanh(logits / cap) where the model does that.
+  void cap(Eigen::Ref<RowMatrix<float>> logits) const;
+
  private:
   static constexpr index_t rows_per_block = 4096;
   Cpu const& cpu_;
   Model const& model_;
   FoldedWeights weights_;
-  RowMatrix<float> gain_;
+  NormWeights norm_;
 };
 
 }  // namespace dartquant::detail

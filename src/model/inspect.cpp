@@ -31,7 +31,7 @@ struct Moments {
   }
   void add_shape(Eigen::Ref<Eigen::ArrayXd const> const& x) {
     if (channel_squares.size() == 0) channel_squares.setZero(x.size());
-    channel_squares += x.square();
+    if (channel_squares.size() == x.size()) channel_squares += x.square();  // a shared expert may be wider
     constexpr double per_unit = histogram_bins / (2 * histogram_limit);
     for (double const value : x) {
       double const bin = std::floor((value + histogram_limit) * per_unit) + 1;
@@ -48,7 +48,7 @@ struct Moments {
     tokens += other.tokens;
     for (std::size_t bin = 0; bin < histogram.size(); ++bin) histogram[bin] += other.histogram[bin];
     if (channel_squares.size() == 0) channel_squares = other.channel_squares;
-    else if (other.channel_squares.size() != 0) channel_squares += other.channel_squares;
+    else if (other.channel_squares.size() == channel_squares.size()) channel_squares += other.channel_squares;
   }
 };
 

@@ -12,9 +12,9 @@ RowMatrix<double> output_factor(Cpu const& cpu, Model const& model) {
   FoldedWeights const weights(cpu, model, nullptr, {}, NormGains::folded);
   RowMatrix<double> sum = RowMatrix<double>::Zero(channels, channels), one(channels, channels);
   for (index_t layer = 0; layer < model.config().layers; ++layer) {
-    for (LinearRule const& rule : model.family().linears) {
-      if (rule.norm.empty()) continue;
-      cpu.gram<double>(weights.weight(layer, rule), one);
+    for (LayerLinear const& linear : weights.linears(layer)) {
+      if (linear.norm.empty() || !linear.quantized()) continue;
+      cpu.gram<double>(weights.weight(layer, linear), one);
       sum.triangularView<Eigen::Lower>() += one;
     }
     release_pages(model.checkpoint());

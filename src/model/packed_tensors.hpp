@@ -33,8 +33,9 @@ void write(Cpu const& cpu, PackedMap const& map, Levels const& levels, Dtype sca
            CheckpointWriter& writer);
 [[nodiscard]] Levels read(Cpu const& cpu, PackedMap const& map, FolderQuantization const& folder,
                           Checkpoint const& checkpoint);
-/// The JSON text of quantization_config, and back. Errors of parse: Error(format), Error(unsupported).
-[[nodiscard]] std::string config_text(FolderQuantization const& folder);
+/// The JSON text of quantization_config, and back; `kept` are the modules besides lm_head that stay in
+/// floats. Errors of parse: Error(format), Error(unsupported).
+[[nodiscard]] std::string config_text(FolderQuantization const& folder, std::vector<std::string> kept);
 [[nodiscard]] FolderQuantization parse(std::string const& text, ModelConfig const& config,
                                        std::string const& source);
 }  // namespace compressed_tensors

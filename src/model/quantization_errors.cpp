@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dartquant/model/quantization_errors.hpp>
 
+#include <array>
 #include <limits>
 
 #include <dartquant/quant/fake_quantize.hpp>
@@ -60,9 +61,17 @@ std::vector<WeightError> weight_errors(Cpu const& cpu, Model const& model, Forwa
   for (index_t layer = 0; layer < model.config().layers; ++layer) {
     detail::LayerWeights const exact = exact_layers.next(), rounded = rounded_layers.next();
     detail::release_pages(model.checkpoint());
+    std::array<Sums, linear_count> sums{};  // over the experts
+    for (std::size_t i = 0; i < exact.linears.size(); ++i) {
+      if (!exact.linears[i].quantized()) continue;
+      RowMatrix<float> const& W = exact.maps[i].weight;
+      double const power = W.cast<double>().squaredNorm();
+      Sums& sum = sums[static_cast<std::size_t>(exact.linears[i].linear)];
+      sum.power += power;
+      if (power > 0) sum.noise += power * quantization_error(cpu, W, rounded.maps[i].weight);
+    }
     for (std::size_t linear = 0; linear < linear_count; ++linear)
-      result.push_back({static_cast<Linear>(linear), layer,
-                        quantization_error(cpu, exact.weight[linear], rounded.weight[linear])});
+      result.push_back({static_cast<Linear>(linear), layer, sums[linear].relative()});
   }
   return result;
 }
@@ -90,6 +99,10 @@ std::string_view name_of(Linear linear) {
       return "up_proj";
     case Linear::down_proj:
       return "down_proj";
+    case Linear::router:
+      return "router";
+    case Linear::shared_gate:
+      return "shared_gate";
   }
   return "";
 }

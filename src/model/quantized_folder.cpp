@@ -2,7 +2,8 @@
 #include <dartquant/model/quantized_folder.hpp>
 
 #include <algorithm>
-#include <array>
+#include <iterator>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -12,7 +13,10 @@
 #include "model/fold_folder.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/ones_direction.hpp"
+#include "model/other_tensors.hpp"
 #include "model/packed_tensors.hpp"
+#include "model/quantized_weights.hpp"
 #include "model/rounded_layers.hpp"
 #include "model/weights.hpp"
 
@@ -20,20 +24,14 @@ namespace dartquant {
 namespace {
 
 using detail::FoldedWeights;
+using detail::LayerLinear;
 using detail::LayerWeights;
+using detail::packed_map;
 using detail::PackedMap;
 using detail::require;
-using detail::tensor_name;
-
-constexpr index_t rows_per_block = 1024;
 
 /// The largest power of two, at most 128, that divides the channels: what compressed-tensors and vLLM run.
 index_t power_of_two_block(index_t channels) { return std::min<index_t>(128, channels & -channels); }
-
-PackedMap map_of(Model const& model, index_t layer, LinearRule const& rule) {
-  return {tensor_name(model.family(), layer, rule.name, "."), detail::extent_of(model.config(), rule.outputs),
-          detail::extent_of(model.config(), rule.inputs)};
-}
 
 /// What runs online of a layer whose weights are folded: transforms, and shifts in the basis they act in.
 LayerTransforms online_part(FoldedWeights const& weights, index_t layer) {
@@ -64,8 +62,9 @@ class QuantizedWriter {
         forward_(forward_options(held, options)),
         weights_(cpu, model, &held, forward_.active, NormGains::folded),
         rounded_(cpu, weights_, options.quantization.weights(), forward_,
-                 [this](Linear linear, detail::Levels levels) {
-                   levels_[static_cast<std::size_t>(linear)] = std::move(levels);
+                 [this](std::size_t map, detail::Levels levels) {
+                   if (levels_.size() <= map) levels_.resize(map + 1);
+                   levels_[map] = std::move(levels);
                  }) {}
   QuantizedWriter(QuantizedWriter const&) = delete;
   QuantizedWriter& operator=(QuantizedWriter const&) = delete;
@@ -74,33 +73,37 @@ class QuantizedWriter {
   [[nodiscard]] std::vector<TensorInfo> tensors() const {
     ModelConfig untied = model_.config();
     untied.tied_embeddings = false;
+    std::vector<TensorInfo> packed;
+    std::set<std::string> replaced;
+    for (index_t layer = 0; layer < untied.layers; ++layer)
+      for (LayerLinear const& linear : weights_.linears(layer)) {
+        if (!linear.quantized()) continue;
+        replaced.insert({linear.weight, linear.bias});
+        PackedMap const map = packed_map(linear);
+        for (TensorInfo& info : packed_infos(map)) packed.push_back(std::move(info));
+        if (shifted(layer, linear) || !linear.bias.empty())
+          packed.push_back({map.name + "bias", bias_dtype(), {map.out}});
+      }
     std::vector<TensorInfo> infos;
     for (TensorInfo& info : expected_tensors(family_, untied)) {
+      if (replaced.contains(info.name)) continue;
       info.dtype = dtype_of(info.name);
-      if (!is_linear(info.name)) infos.push_back(std::move(info));
+      infos.push_back(std::move(info));
     }
-    for (index_t layer = 0; layer < untied.layers; ++layer)
-      for (LinearRule const& rule : family_.linears) {
-        PackedMap const map = map_of(model_, layer, rule);
-        for (TensorInfo& info : packed_infos(map)) infos.push_back(std::move(info));
-        if (shifted(layer, rule) || detail::has_bias(model_.config(), rule))
-          infos.push_back({map.name + "bias", bias_dtype(), {map.out}});
-      }
+    std::ranges::move(packed, std::back_inserter(infos));
     return infos;
   }
 
   void write(CheckpointWriter& writer) {
-    ModelConfig const& config = model_.config();
-    write_blocks(writer, std::string(family_.embedding),
-                 [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
-    for (index_t layer = 0; layer < config.layers; ++layer) {
-      write_layer(writer, layer);
+    detail::OtherTensors others(weights_, writer);
+    others.write_embeddings();
+    for (index_t layer = 0; layer < model_.config().layers; ++layer) {
+      others.write_norms(layer);
+      write_layer(writer);
       detail::release_pages(model_.checkpoint());
-      if (options_.progress) options_.progress("quantize", layer + 1, config.layers);
+      if (options_.progress) options_.progress("quantize", layer + 1, model_.config().layers);
     }
-    write_gain(writer, std::string(family_.final_norm), weights_.final_gain());
-    write_blocks(writer, std::string(family_.head),
-                 [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
+    others.write_head();
   }
 
   [[nodiscard]] std::vector<std::string> notes() const { return rounded_.notes(); }
@@ -116,10 +119,10 @@ class QuantizedWriter {
     return forward;
   }
 
-  [[nodiscard]] bool shifted(index_t layer, LinearRule const& rule) const {
+  [[nodiscard]] bool shifted(index_t layer, LayerLinear const& linear) const {
     LayerTransforms const& parts = weights_.transforms(layer);
-    bool const mlp = rule.linear == Linear::gate_proj || rule.linear == Linear::up_proj;
-    return rule.input_side == Acts::r1 && !(mlp ? parts.mlp_shift : parts.attention_shift).empty();
+    bool const mlp = linear.linear == Linear::gate_proj || linear.linear == Linear::up_proj;
+    return linear.input_side == Acts::r1 && !(mlp ? parts.mlp_shift : parts.attention_shift).empty();
   }
 
   /// Biases of 16 bits would undo what a shift is for.
@@ -134,47 +137,26 @@ class QuantizedWriter {
     return options_.dtype.value_or(
         model_.checkpoint().tensor(untied ? family_.embedding : std::string_view(name)).dtype);
   }
-  /// Weights and biases of linear maps, which are declared apart.
-  [[nodiscard]] bool is_linear(std::string const& name) const {
-    return name.starts_with(family_.layer_prefix) &&
-           std::ranges::any_of(family_.linears, [&](LinearRule const& rule) {
-             return name.ends_with(detail::sentence('.', rule.name, ".weight")) ||
-                    name.ends_with(detail::sentence('.', rule.name, ".bias"));
-           });
-  }
   [[nodiscard]] std::vector<TensorInfo> packed_infos(PackedMap const& map) const {
     return options_.format == FolderFormat::native
                ? detail::native::tensors(map, folder_)
                : detail::compressed_tensors::tensors(map, folder_, scale_dtype());
   }
 
-  template <class Rows>
-  void write_blocks(CheckpointWriter& writer, std::string const& name, Rows const& rows) const {
-    index_t const vocabulary = model_.config().vocabulary;
-    for (index_t first = 0; first < vocabulary; first += rows_per_block) {
-      RowMatrix<double> const block = rows(first, std::min(rows_per_block, vocabulary - first));
-      writer.append(name, MatrixView<double const>(block));
-    }
-  }
-  /// An empty gain is 1.
-  void write_gain(CheckpointWriter& writer, std::string const& name, RowMatrix<float> const& gain) const {
-    RowMatrix<float> const ones = RowMatrix<float>::Ones(1, model_.config().hidden);
-    writer.append(name, MatrixView<float const>(gain.size() == 0 ? ones : gain));
-  }
-  void write_layer(CheckpointWriter& writer, index_t layer) {
+  void write_layer(CheckpointWriter& writer) {
     LayerWeights const rounded = rounded_.next();
-    write_gain(writer, tensor_name(family_, layer, family_.attention_norm, ".weight"),
-               rounded.attention_gain);
-    write_gain(writer, tensor_name(family_, layer, family_.mlp_norm, ".weight"), rounded.mlp_gain);
-    for (LinearRule const& rule : family_.linears) {
-      auto const index = static_cast<std::size_t>(rule.linear);
-      PackedMap const map = map_of(model_, layer, rule);
-      detail::Levels const levels = std::exchange(levels_[index], {});
-      if (options_.format == FolderFormat::native) detail::native::write(cpu_, map, levels, folder_, writer);
-      else detail::compressed_tensors::write(cpu_, map, levels, scale_dtype(), writer);
-      if (rounded.bias[index].size() != 0)
-        writer.append(map.name + "bias", MatrixView<float const>(rounded.bias[index]));
+    for (std::size_t i = 0; i < rounded.linears.size(); ++i) {
+      LayerLinear const& linear = rounded.linears[i];
+      PackedMap const map = packed_map(linear);
+      if (linear.quantized()) write_levels(writer, map, std::exchange(levels_[i], {}));
+      else writer.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
+      if (rounded.maps[i].bias.size() != 0)
+        writer.append(map.name + "bias", MatrixView<float const>(rounded.maps[i].bias));
     }
+  }
+  void write_levels(CheckpointWriter& writer, PackedMap const& map, detail::Levels const& levels) const {
+    if (options_.format == FolderFormat::native) detail::native::write(cpu_, map, levels, folder_, writer);
+    else detail::compressed_tensors::write(cpu_, map, levels, scale_dtype(), writer);
   }
 
   Cpu const& cpu_;
@@ -184,7 +166,7 @@ class QuantizedWriter {
   QuantizedFolderOptions const& options_;
   ForwardOptions forward_;
   FoldedWeights weights_;
-  std::array<detail::Levels, linear_count> levels_;
+  std::vector<detail::Levels> levels_;  ///< of the present layer
   detail::RoundedLayers rounded_;
 };
 
@@ -222,6 +204,28 @@ Rotations left_online(FoldedWeights const& weights) {
   return any ? online : Rotations{};
 }
 
+/// Whether the format can hold the map.
+void require_packable(LayerLinear const& linear, QuantizedFolderOptions const& options) {
+  if (!linear.quantized()) return;
+  require(
+      linear.first_row == 0 && linear.tensor_rows == linear.outputs, "[write_quantized] ", linear.weight,
+      " holds several linear maps, which packed folders do not know: fold a checkpoint and let the engine "
+      "quantize it");
+  index_t const group = options.quantization.weight_group;
+  require(options.format == FolderFormat::native || group == 0 || linear.inputs % group == 0,
+          "[write_quantized] groups of ", group, " in the ", linear.inputs, " inputs of ", linear.weight,
+          ": compressed-tensors needs groups that divide them");
+}
+
+/// Linear maps that stay in floats, by the names of their modules.
+std::vector<std::string> kept_modules(Model const& model) {
+  std::vector<std::string> names;
+  for (index_t layer = 0; layer < model.config().layers; ++layer)
+    for (LayerLinear const& linear : detail::linears_of(model.family(), model.config(), layer))
+      if (!linear.quantized()) names.push_back(linear.weight.substr(0, linear.weight.rfind('.')));
+  return names;
+}
+
 }  // namespace
 
 std::string_view name_of(FolderFormat format) {
@@ -249,6 +253,8 @@ Rotations rotations_in_folder(Rotations const& rotations, ModelConfig const& con
             "format");
   Rotations held = packed_by_engine ? without_shifts(rotations) : rotations;
   if (!options.rotations.r4) return held;
+  require(config.mixture.experts == 0,
+          "[write_quantized] R4 of experts: packed folders hold one transform per layer; leave r4 out");
   index_t const channels = config.intermediate;
   index_t const block = options.r4_block != 0 ? options.r4_block
                         : packed_by_engine    ? power_of_two_block(channels)
@@ -269,13 +275,11 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   rotations.validate(model.config());
   require(!options.rotations.r4 || !model.needs_r4(), "[write_quantized] ", model.folder().string(),
           " holds R4 already; use the original checkpoint");
+  if (options.rotations.r1) detail::require_ones_kept("[write_quantized]", model, rotations);
   bool const native = options.format == FolderFormat::native;
-  index_t const group = options.quantization.weight_group;
-  for (LinearRule const& rule : model.family().linears) {
-    index_t const channels = detail::extent_of(model.config(), rule.inputs);
-    require(native || group == 0 || channels % group == 0, "[write_quantized] groups of ", group, " in the ",
-            channels, " inputs of ", rule.name, ": compressed-tensors needs groups that divide them");
-  }
+  for (index_t layer = 0; layer < model.config().layers; ++layer)
+    for (LayerLinear const& linear : detail::linears_of(model.family(), model.config(), layer))
+      require_packable(linear, options);
   detail::check_output_folder(model.folder(), output);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
@@ -291,8 +295,8 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   if (!native && std::ranges::any_of(rotations.layers, detail::has_shifts))
     report.notes.push_back(
         "the shifts of inputs and keys are left out: compressed-tensors has no place for them");
-  std::string const text =
-      native ? detail::native::config_text(folder) : detail::compressed_tensors::config_text(folder);
+  std::string const text = native ? detail::native::config_text(folder)
+                                  : detail::compressed_tensors::config_text(folder, kept_modules(model));
   detail::finish_folder(model,
                         {detail::output_config(model, options.dtype, text),
                          detail::manifest_text(model, manifest_of(options, report))},

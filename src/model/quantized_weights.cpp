@@ -9,16 +9,12 @@
 #include "io/json.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/weights.hpp"
 
 namespace dartquant::detail {
 namespace {
 
 using Kind = Error::Kind;
-
-PackedMap map_of(Model const& model, index_t layer, LinearRule const& rule) {
-  return {tensor_name(model.family(), layer, rule.name, "."), extent_of(model.config(), rule.outputs),
-          extent_of(model.config(), rule.inputs)};
-}
 
 bool is_float(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16; }
 
@@ -88,27 +84,26 @@ void check_packed_tensors(Model const& model) {
   ModelConfig untied = model.config();
   untied.tied_embeddings = false;
   Checkpoint const& checkpoint = model.checkpoint();
-  std::set<std::string> known;
-  std::set<std::string> linear;
+  std::set<std::string> known, packed;
   for (index_t layer = 0; layer < untied.layers; ++layer)
-    for (LinearRule const& rule : model.family().linears) {
-      PackedMap const map = map_of(model, layer, rule);
-      linear.insert(map.name + "weight");
-      linear.insert(map.name + "bias");
+    for (LayerLinear const& linear : linears_of(model.family(), untied, layer)) {
+      if (!linear.quantized()) continue;
+      PackedMap const map = packed_map(linear);
+      packed.insert({linear.weight, linear.bias});
       for (TensorInfo const& info : packed_infos(map, *model.quantized())) {
         check_tensor(checkpoint, info);
         known.insert(info.name);
       }
       std::string const bias = map.name + "bias";
       if (!checkpoint.contains(bias)) {
-        if (has_bias(untied, rule)) refuse_packed(checkpoint, bias, "it is missing");
+        if (!linear.bias.empty()) refuse_packed(checkpoint, bias, "it is missing");
         continue;
       }
       check_tensor(checkpoint, {bias, Dtype::f32, {map.out}});
       known.insert(bias);
     }
   for (TensorInfo const& info : expected_tensors(model.family(), untied)) {
-    if (linear.contains(info.name)) continue;
+    if (packed.contains(info.name)) continue;
     check_tensor(checkpoint, {info.name, Dtype::f32, info.shape});
     known.insert(info.name);
   }
@@ -118,29 +113,38 @@ void check_packed_tensors(Model const& model) {
            "' is not part of what config.json describes");
 }
 
-Levels read_levels(Cpu const& cpu, Model const& model, index_t layer, LinearRule const& rule) {
-  PackedMap const map = map_of(model, layer, rule);
-  FolderQuantization const& folder = *model.quantized();
-  return folder.format == FolderFormat::native
-             ? native::read(cpu, map, folder, model.checkpoint())
-             : compressed_tensors::read(cpu, map, folder, model.checkpoint());
+PackedMap packed_map(LayerLinear const& linear) {
+  return {linear.weight.substr(0, linear.weight.rfind('.') + 1), linear.outputs, linear.inputs};
 }
 
-LayerWeights load_packed_layer(Model const& model, index_t layer) {
+Levels read_levels(Cpu const& cpu, Model const& model, LayerLinear const& linear) {
+  FolderQuantization const& folder = *model.quantized();
+  return folder.format == FolderFormat::native
+             ? native::read(cpu, packed_map(linear), folder, model.checkpoint())
+             : compressed_tensors::read(cpu, packed_map(linear), folder, model.checkpoint());
+}
+
+LayerWeights load_packed_layer(Cpu const& cpu, Model const& model, index_t layer) {
   static LayerTransforms const nothing;
   Family const& family = model.family();
   Checkpoint const& checkpoint = model.checkpoint();
+  FoldedWeights const stored(cpu, model, nullptr, {}, NormGains::kept);
   std::vector<LayerTransforms> const& layers = model.quantized()->transforms.layers;
   LayerTransforms const& online = layers.empty() ? nothing : layers[static_cast<std::size_t>(layer)];
   LayerWeights result;
-  for (LinearRule const& rule : family.linears) {
-    std::string const bias = tensor_name(family, layer, rule.name, ".bias");
-    if (checkpoint.contains(bias))
-      result.bias[static_cast<std::size_t>(rule.linear)] = checkpoint.read_matrix<float>(bias);
+  result.linears = stored.linears(layer);
+  for (LayerLinear const& linear : result.linears) {
+    LinearWeights& map = result.maps.emplace_back();
+    if (!linear.quantized()) map.weight = checkpoint.read_matrix<float>(linear.weight);
+    std::string const bias = packed_map(linear).name + "bias";
+    if (checkpoint.contains(bias)) map.bias = checkpoint.read_matrix<float>(bias);
   }
-  result.attention_gain =
-      checkpoint.read_matrix<float>(tensor_name(family, layer, family.attention_norm, ".weight"));
-  result.mlp_gain = checkpoint.read_matrix<float>(tensor_name(family, layer, family.mlp_norm, ".weight"));
+  result.attention_norm = stored.attention_norm(layer);
+  result.mlp_norm = stored.mlp_norm(layer);
+  result.attention_output_norm = stored.kept_norm(layer, family.attention_output_norm);
+  result.mlp_output_norm = stored.kept_norm(layer, family.mlp_output_norm);
+  result.query_norm = stored.kept_norm(layer, family.query_norm);
+  result.key_norm = stored.kept_norm(layer, family.key_norm);
   result.attention_shift = as_row(online.attention_shift);
   result.mlp_shift = as_row(online.mlp_shift);
   result.key_shift = as_row(online.key_shift);

@@ -26,10 +26,13 @@ namespace dartquant::detail {
 /// Error(unsupported) naming the tensor.
 void check_packed_tensors(Model const& model);
 
-/// The levels of one linear map. Errors: Error(format) naming the tensor.
-[[nodiscard]] Levels read_levels(Cpu const& cpu, Model const& model, index_t layer, LinearRule const& rule);
+/// The tensors that stand in the place of the weight of a linear map.
+[[nodiscard]] PackedMap packed_map(LayerLinear const& linear);
 
-/// All of a layer but the weights, which stay empty.
-[[nodiscard]] LayerWeights load_packed_layer(Model const& model, index_t layer);
+/// The levels of one linear map. Errors: Error(format) naming the tensor.
+[[nodiscard]] Levels read_levels(Cpu const& cpu, Model const& model, LayerLinear const& linear);
+
+/// All of a layer but the packed weights, which stay empty.
+[[nodiscard]] LayerWeights load_packed_layer(Cpu const& cpu, Model const& model, index_t layer);
 
 }  // namespace dartquant::detail

@@ -2,6 +2,7 @@
 #include "model/residual_stream.hpp"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -26,30 +27,41 @@ TokenWindows const& checked(ModelConfig const& config, TokenWindows const& windo
   return windows;
 }
 
+/// Rows of the embedding, turned, for tokens sorted and each once.
+RowMatrix<float> embedding_of(FoldedWeights const& weights, std::span<std::int32_t const> tokens) {
+  ModelConfig const& config = weights.model().config();
+  RowMatrix<double> rows(static_cast<index_t>(tokens.size()), config.hidden);
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    rows.row(static_cast<index_t>(i)) =
+        read_rows<double>(weights.model().checkpoint(), weights.model().family().embedding, tokens[i], 1);
+  weights.turn_written(rows);
+  return (config.embedding_scale * rows).cast<float>();
+}
+
 /// The embedding of every token [tokens, hidden]. Each row of the matrix that is used at all is read and
-/// turned once, a bounded number at a time.
+/// turned once, a bounded number at a time. Learned positions are added.
 RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows) {
   constexpr std::size_t rows_per_block = 1024;
   Model const& model = weights.model();
   std::vector<std::int32_t> used(windows.data(), windows.data() + windows.size());
   std::sort(used.begin(), used.end());
   used.erase(std::unique(used.begin(), used.end()), used.end());
-  RowMatrix<float> table(static_cast<index_t>(std::min(rows_per_block, used.size())), model.config().hidden);
   RowMatrix<float> hidden(windows.size(), model.config().hidden);
   for (std::size_t first = 0; first < used.size(); first += rows_per_block) {
-    std::size_t const count = std::min(rows_per_block, used.size() - first);
-    RowMatrix<double> rows(static_cast<index_t>(count), model.config().hidden);
-    for (std::size_t i = 0; i < count; ++i)
-      rows.row(static_cast<index_t>(i)) =
-          read_rows<double>(model.checkpoint(), model.family().embedding, used[first + i], 1);
-    weights.rotate_residual(rows);
-    table.topRows(rows.rows()) = rows.cast<float>();
-    auto const begin = used.begin() + static_cast<index_t>(first), end = begin + static_cast<index_t>(count);
+    std::span<std::int32_t const> const block(used.data() + first,
+                                              std::min(rows_per_block, used.size() - first));
+    RowMatrix<float> const table = embedding_of(weights, block);
     for (index_t token = 0; token < windows.size(); ++token) {
-      auto const found = std::lower_bound(begin, end, windows.data()[token]);
-      if (found != end && *found == windows.data()[token]) hidden.row(token) = table.row(found - begin);
+      auto const found = std::lower_bound(block.begin(), block.end(), windows.data()[token]);
+      if (found != block.end() && *found == windows.data()[token])
+        hidden.row(token) = table.row(found - block.begin());
     }
   }
+  if (model.family().positions.empty()) return hidden;
+  RowMatrix<float> const positions =
+      weights.position_rows(2, windows.cols()).cast<float>();  // OPT starts at 2
+  for (index_t window = 0; window < windows.rows(); ++window)
+    hidden.middleRows(window * windows.cols(), windows.cols()) += positions;
   return hidden;
 }
 
@@ -83,9 +95,10 @@ void ResidualStream::for_groups(Body const& body) {
     body(first, MatrixView<float>(hidden_).rows(first, std::min(group_, hidden_.rows() - first)));
 }
 
-void ResidualStream::observe_until(Site last, LayerWeights const& weights, index_t layer) {
+void ResidualStream::observe_until(Site last, LayerWeights const& weights, index_t layer,
+                                   BlockObserver const& observer) {
   for_groups([&](index_t first, MatrixView<float> rows) {
-    decoder_.observe_until(last, weights, layer, first, rows);
+    decoder_.observe_until(last, weights, layer, first, rows, observer);
   });
 }
 
@@ -97,6 +110,17 @@ void ResidualStream::add_feed_forward(LayerWeights const& weights, index_t layer
   for_groups(
       [&](index_t first, MatrixView<float> rows) { decoder_.feed_forward(weights, layer, first, rows); });
   check_finite(cpu_, hidden_, layer, tokens_);
+}
+
+std::vector<std::string> ResidualStream::notes() const {
+  index_t unseen = 0, layers = 0;
+  for (std::vector<index_t> const& layer : decoder_.expert_tokens()) {
+    auto const none = std::ranges::count(layer, index_t{0});
+    unseen += none;
+    layers += none > 0 ? 1 : 0;
+  }
+  if (unseen == 0) return {};
+  return {sentence(unseen, " experts in ", layers, " layers were given no token of this text")};
 }
 
 }  // namespace dartquant::detail

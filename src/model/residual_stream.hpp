@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/forward.hpp>
@@ -22,11 +25,13 @@ class ResidualStream {
 
   /// Shows the observer the activations of a layer up to `last`, from the beginning of the half of the layer
   /// that `last` lies in. The stream stays where it is.
-  void observe_until(Site last, LayerWeights const& weights, index_t layer);
+  void observe_until(Site last, LayerWeights const& weights, index_t layer, BlockObserver const& observer);
   /// Adds one half of a layer. Errors: Error(numerics) for an output that is not finite.
   void add_attention(LayerWeights const& weights, index_t layer);
   void add_feed_forward(LayerWeights const& weights, index_t layer);
 
+  /// Sentences on experts that saw no token so far; usually none.
+  [[nodiscard]] std::vector<std::string> notes() const;
   /// [windows * tokens, hidden].
   [[nodiscard]] RowMatrix<float>& hidden() { return hidden_; }
 

@@ -45,6 +45,8 @@ void check_layer(LayerTransforms const& layer, std::size_t index, ModelConfig co
     require(bad == shift.end(), "[Rotations] ", part.name, " of layer ", index, " is not finite in channel ",
             bad - shift.begin());
   }
+  require(layer.key_shift.empty() || config.attention_cap == 0, "[Rotations] key_shift of layer ", index,
+          ": the scores of ", config.architecture, " are capped, so that a shift of the keys changes them");
   for (detail::InputPart const& part : detail::input_parts)
     if (auto const& transform = layer.*part.transform)
       check(part.name, transform->channels(), detail::extent_of(config, part.channels));

@@ -15,28 +15,42 @@
 namespace dartquant::detail {
 namespace {
 
-/// The linear maps that read one input, in the order of the computation.
-struct Readers {
-  Site site;
-  std::array<Linear, 3> linears;
-  std::size_t count;
-};
-constexpr std::array<Readers, 4> readers_of_inputs{
-    {{Site::q_proj_input, {Linear::q_proj, Linear::k_proj, Linear::v_proj}, 3},
-     {Site::o_proj_input, {Linear::o_proj}, 1},
-     {Site::up_proj_input, {Linear::gate_proj, Linear::up_proj}, 2},
-     {Site::down_proj_input, {Linear::down_proj}, 1}}};
+/// Hessians of experts that are collected in one pass over the text.
+constexpr std::size_t hessian_bytes = std::size_t{1} << 30;
 
-std::size_t index_of(Linear linear) { return static_cast<std::size_t>(linear); }
+/// The input that a map reads.
+Site input_of(Linear linear) {
+  switch (linear) {
+    case Linear::q_proj:
+    case Linear::k_proj:
+    case Linear::v_proj:
+      return Site::q_proj_input;
+    case Linear::o_proj:
+      return Site::o_proj_input;
+    case Linear::down_proj:
+      return Site::down_proj_input;
+    default:
+      return Site::up_proj_input;
+  }
+}
+
+/// The places of the quantized maps that read one input.
+std::vector<std::size_t> readers_of(LayerWeights const& layer, Site site, index_t block) {
+  std::vector<std::size_t> readers;
+  for (std::size_t i = 0; i < layer.linears.size(); ++i) {
+    LayerLinear const& linear = layer.linears[i];
+    if (linear.quantized() && linear.block == block && input_of(linear.linear) == site) readers.push_back(i);
+  }
+  return readers;
+}
 
 /// The pass over the text: all in full precision. R3 would cancel.
-ForwardOptions on_text(ForwardOptions const& options, Observer observer) {
+ForwardOptions on_text(ForwardOptions const& options) {
   ForwardOptions pass;
   pass.gains = options.gains;
   pass.rotations = options.rotations;
   pass.active = options.active;
   pass.active.r3 = false;
-  pass.observer = std::move(observer);
   return pass;
 }
 
@@ -47,12 +61,12 @@ void HessianNotes::add(Hessian const& hessian, double damping) {
   for (index_t j = 0; j < hessian.channels(); ++j) live += hessian.sum()(j, j) > 0 ? 1 : 0;
   index_t const dead = hessian.channels() - live;
   ++inputs_;
-  tokens_ = hessian.tokens();
   dead_inputs_ += dead > 0 ? 1 : 0;
   dead_channels_ += dead;
   raised_inputs_ += damping > least_damping_ ? 1 : 0;
   most_damping_ = std::max(most_damping_, damping);
-  if (tokens_ >= live) return;
+  if (hessian.tokens() >= live) return;
+  tokens_ = short_inputs_ == 0 ? hessian.tokens() : std::min(tokens_, hessian.tokens());
   ++short_inputs_;
   most_channels_ = std::max(most_channels_, live);
 }
@@ -73,6 +87,10 @@ std::vector<std::string> HessianNotes::sentences(WeightQuantization const& weigh
     notes.push_back(sentence(name, ": the damping was raised from ", least_damping_, " to ", most_damping_,
                              " at most in ", raised_inputs_, " of ", inputs_,
                              " inputs: with less their Hessians are singular"));
+  if (unseen_ > 0)
+    notes.push_back(sentence(name, ": ", unseen_,
+                             " inputs of experts were given no token of the text; their "
+                             "weights were rounded to nearest"));
   return notes;
 }
 
@@ -88,10 +106,7 @@ RoundedLayers::RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, Weight
   require(folded.model().quantized() == nullptr || !weights.needs_text(), "[RoundedLayers] ",
           folded.model().folder().string(), " holds packed weights: they are not rounded again");
   if (!weights.needs_text()) return;
-  text_.emplace(cpu, folded, *options.hessian_windows,
-                on_text(options, [this](Site site, index_t, index_t, MatrixView<float const> X) {
-                  if (collecting_ != nullptr && site == collected_) collecting_->add(cpu_, X);
-                }));
+  text_.emplace(cpu, folded, *options.hessian_windows, on_text(options));
 }
 
 LayerWeights RoundedLayers::next() {
@@ -104,54 +119,87 @@ LayerWeights RoundedLayers::next() {
 }
 
 LayerWeights RoundedLayers::unpacked() {
-  Model const& model = folded_.model();
-  LayerWeights layer = load_packed_layer(model, layer_);
-  for (LinearRule const& rule : model.family().linears) {
-    Levels const levels = read_levels(cpu_, model, layer_, rule);
-    auto const index = index_of(rule.linear);
+  LayerWeights layer = load_packed_layer(cpu_, folded_.model(), layer_);
+  for (std::size_t map = 0; map < layer.maps.size(); ++map) {
+    if (!layer.linears[map].quantized()) continue;
+    Levels const levels = read_levels(cpu_, folded_.model(), layer.linears[map]);
     if (integer() && std::holds_alternative<Int4Matrix>(levels))
-      pack_levels(rule.linear, std::get<Int4Matrix>(levels), layer);
+      pack_levels(map, std::get<Int4Matrix>(levels), layer);
     else
-      layer.weight[index] = std::visit([&](auto const& matrix) { return dequantize(cpu_, matrix); }, levels);
+      layer.maps[map].weight =
+          std::visit([&](auto const& matrix) { return dequantize(cpu_, matrix); }, levels);
   }
-  release_pages(model.checkpoint());
+  release_pages(folded_.model().checkpoint());
   ++layer_;
   return layer;
 }
 
 void RoundedLayers::round_to_nearest(LayerWeights& layer) {
+  for (std::size_t i = 0; i < layer.maps.size(); ++i)
+    if (layer.linears[i].quantized()) round_to_nearest(i, layer);
+}
+
+void RoundedLayers::round_to_nearest(std::size_t map, LayerWeights& layer) {
   QuantizeOptions const options = quantize_options(weights_);
-  for (std::size_t i = 0; i < linear_count; ++i) {
-    auto const linear = static_cast<Linear>(i);
-    if (integer()) pack_levels(linear, quantize(cpu_, layer.weight[i], options), layer);
-    else if (sink_ && weights_.bits <= 4) keep(linear, quantize(cpu_, layer.weight[i], options), layer);
-    else if (sink_) keep(linear, quantize_int8(cpu_, layer.weight[i], options), layer);
-    else fake_quantize(cpu_, MatrixView<float>(layer.weight[i]), options);
-  }
+  RowMatrix<float>& W = layer.maps[map].weight;
+  if (integer()) pack_levels(map, quantize(cpu_, W, options), layer);
+  else if (sink_ && weights_.bits <= 4) keep(map, quantize(cpu_, W, options), layer);
+  else if (sink_) keep(map, quantize_int8(cpu_, W, options), layer);
+  else fake_quantize(cpu_, MatrixView<float>(W), options);
 }
 
 void RoundedLayers::round_on_text(LayerWeights& layer) {
-  for (Readers const& input : readers_of_inputs) {
-    std::span<Linear const> const readers(input.linears.data(), input.count);
-    if (weights_.bits <= 4) round_readers<4>(input.site, readers, layer);
-    else round_readers<8>(input.site, readers, layer);
-    if (input.site == Site::o_proj_input) text_->add_attention(layer, layer_);
-  }
+  levels_.assign(layer.maps.size(), {});
+  index_t const blocks = blocks_of(folded_.model().config(), layer_);
+  round_site(Site::q_proj_input, 1, layer);
+  round_site(Site::o_proj_input, 1, layer);
+  text_->add_attention(layer, layer_);
+  round_site(Site::up_proj_input, blocks, layer);
+  round_site(Site::down_proj_input, blocks, layer);
   text_->add_feed_forward(layer, layer_);
   if (!integer()) return;
-  for (std::size_t i = 0; i < linear_count; ++i)
-    pack_levels(static_cast<Linear>(i), std::exchange(levels_[i], {}), layer);
+  for (std::size_t i = 0; i < levels_.size(); ++i)
+    if (levels_[i].rows() != 0) pack_levels(i, std::exchange(levels_[i], {}), layer);
+    else if (layer.linears[i].quantized()) round_to_nearest(i, layer);
+}
+
+void RoundedLayers::round_site(Site site, index_t blocks, LayerWeights& layer) {
+  for (index_t first = 0; first < blocks;) {
+    std::vector<Hessian> hessians;
+    std::size_t bytes = 0;
+    for (index_t block = first; block < blocks && (block == first || bytes < hessian_bytes); ++block) {
+      index_t const channels = layer.linears[readers_of(layer, site, block).front()].inputs;
+      std::string const expert = blocks > 1 ? sentence(", expert ", block) : "";
+      hessians.emplace_back(channels, sentence("layer ", layer_, ", ", name_of(site), expert));
+      bytes += static_cast<std::size_t>(channels * channels) * sizeof(double);
+    }
+    auto const count = static_cast<index_t>(hessians.size());
+    text_->observe_until(site, layer, layer_, [&](Site seen, index_t block, MatrixView<float const> X) {
+      if (seen == site && block >= first && block < first + count)
+        hessians[static_cast<std::size_t>(block - first)].add(cpu_, X);
+    });
+    for (index_t i = 0; i < count; ++i) {
+      Hessian const& hessian = hessians[static_cast<std::size_t>(i)];
+      std::vector<std::size_t> const readers = readers_of(layer, site, first + i);
+      if (hessian.tokens() == 0) round_unseen(readers, layer);
+      else if (weights_.bits <= 4) round_readers<4>(hessian, readers, layer);
+      else round_readers<8>(hessian, readers, layer);
+    }
+    first += count;
+  }
+}
+
+void RoundedLayers::round_unseen(std::span<std::size_t const> readers, LayerWeights& layer) {
+  notes_.add_unseen();
+  if (integer()) return;  // packed with the others, from the exact weights
+  for (std::size_t const map : readers) round_to_nearest(map, layer);
 }
 
 template <int StorageBits>
-void RoundedLayers::round_readers(Site site, std::span<Linear const> readers, LayerWeights& layer) {
+void RoundedLayers::round_readers(Hessian const& hessian, std::span<std::size_t const> readers,
+                                  LayerWeights& layer) {
   std::vector<MatrixView<float const>> weights;
-  for (Linear const linear : readers) weights.emplace_back(layer.weight[index_of(linear)]);
-  Hessian hessian(weights.front().cols(), sentence("layer ", layer_, ", ", name_of(site)));
-  collecting_ = &hessian;
-  collected_ = site;
-  text_->observe_until(site, layer, layer_);
-  collecting_ = nullptr;
+  for (std::size_t const map : readers) weights.emplace_back(layer.maps[map].weight);
   QuantizeOptions quantize = quantize_options(weights_);
   double damping = weights_.damping;
   if (weights_.rounding == WeightRounding::gptq) {
@@ -169,20 +217,20 @@ void RoundedLayers::round_readers(Site site, std::span<Linear const> readers, La
 }
 
 template <int StorageBits>
-void RoundedLayers::keep(Linear linear, IntMatrix<StorageBits> levels, LayerWeights& layer) {
-  dequantize(cpu_, levels, MatrixView<float>(layer.weight[index_of(linear)]));
+void RoundedLayers::keep(std::size_t map, IntMatrix<StorageBits> levels, LayerWeights& layer) {
+  dequantize(cpu_, levels, MatrixView<float>(layer.maps[map].weight));
   if constexpr (StorageBits == 4)
     if (integer()) {
-      levels_[index_of(linear)] = std::move(levels);
+      levels_[map] = std::move(levels);
       return;
     }
-  if (sink_) sink_(linear, std::move(levels));
+  if (sink_) sink_(map, std::move(levels));
 }
 
 /// In 4 bits, with scales that fit those of the input, of which there is one per head or token.
-void RoundedLayers::pack_levels(Linear linear, Int4Matrix const& levels, LayerWeights& layer) const {
-  bool const heads =
-      options_.quantization.o_proj_input == Quantization::OutputInput::per_head && linear == Linear::o_proj;
+void RoundedLayers::pack_levels(std::size_t map, Int4Matrix const& levels, LayerWeights& layer) const {
+  bool const heads = options_.quantization.o_proj_input == Quantization::OutputInput::per_head &&
+                     layer.linears[map].linear == Linear::o_proj;
   index_t const input_group = heads ? folded_.model().config().head_dim : levels.cols();
   auto const group = product_group(levels.cols(), input_group, levels.block().cols);
   require(group.has_value(), "[hidden_states] scales of ", input_group,
@@ -190,8 +238,8 @@ void RoundedLayers::pack_levels(Linear linear, Int4Matrix const& levels, LayerWe
           " of its weights: for integer products both must be multiples of 8, one dividing "
           "the other");
   bool const sums = options_.quantization.scheme.activations > 4;
-  layer.packed[index_of(linear)] = pack(cpu_, levels, {.group = *group, .sums = sums});
-  layer.weight[index_of(linear)].resize(0, 0);
+  layer.maps[map].packed = pack(cpu_, levels, {.group = *group, .sums = sums});
+  layer.maps[map].weight.resize(0, 0);
 }
 
 }  // namespace dartquant::detail

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <functional>
 #include <optional>
 #include <span>
@@ -29,16 +28,19 @@ class HessianNotes {
   explicit HessianNotes(double damping) : least_damping_(damping) {}
   /// One input; `damping` is what its factor took.
   void add(Hessian const& hessian, double damping);
+  /// An input of an expert that was given no token.
+  void add_unseen() { ++unseen_; }
   [[nodiscard]] std::vector<std::string> sentences(WeightQuantization const& weights) const;
 
  private:
   index_t inputs_ = 0, tokens_ = 0, short_inputs_ = 0, most_channels_ = 0, dead_inputs_ = 0,
-          dead_channels_ = 0, raised_inputs_ = 0;
+          dead_channels_ = 0, raised_inputs_ = 0, unseen_ = 0;
   double least_damping_, most_damping_ = 0;
 };
 
-/// Takes the levels of every linear map of a layer as they are decided.
-using LevelSink = std::function<void(Linear linear, std::variant<Int4Matrix, Int8Matrix> levels)>;
+/// Takes the levels of every quantized linear map of a layer as they are decided; `map` is its place in
+/// LayerWeights::linears.
+using LevelSink = std::function<void(std::size_t map, std::variant<Int4Matrix, Int8Matrix> levels)>;
 
 /// The layers of a model with their weights folded and rounded, one after the other. Where the rounding needs
 /// text, its hidden states go along: every group of linear maps that read the same input gets the Hessian of
@@ -64,12 +66,16 @@ class RoundedLayers {
   /// The layer of a folder of packed weights.
   [[nodiscard]] LayerWeights unpacked();
   void round_to_nearest(LayerWeights& layer);
+  void round_to_nearest(std::size_t map, LayerWeights& layer);
   void round_on_text(LayerWeights& layer);
+  /// The maps that read the input `site`, of every MLP of a sparse layer.
+  void round_site(Site site, index_t blocks, LayerWeights& layer);
+  void round_unseen(std::span<std::size_t const> readers, LayerWeights& layer);
   template <int StorageBits>
-  void round_readers(Site site, std::span<Linear const> readers, LayerWeights& layer);
+  void round_readers(Hessian const& hessian, std::span<std::size_t const> readers, LayerWeights& layer);
   template <int StorageBits>
-  void keep(Linear linear, IntMatrix<StorageBits> levels, LayerWeights& layer);
-  void pack_levels(Linear linear, Int4Matrix const& levels, LayerWeights& layer) const;
+  void keep(std::size_t map, IntMatrix<StorageBits> levels, LayerWeights& layer);
+  void pack_levels(std::size_t map, Int4Matrix const& levels, LayerWeights& layer) const;
   [[nodiscard]] bool integer() const { return options_.quantization.arithmetic == Arithmetic::integer; }
 
   Cpu const& cpu_;
@@ -78,9 +84,7 @@ class RoundedLayers {
   ForwardOptions const& options_;
   LevelSink sink_;
   std::optional<ResidualStream> text_;  ///< where the rounding needs it
-  Hessian* collecting_ = nullptr;       ///< null while the text only moves on
-  Site collected_ = Site::q_proj_input;
-  std::array<Int4Matrix, linear_count> levels_;  ///< of the present layer, for integer products
+  std::vector<Int4Matrix> levels_;      ///< of the present layer, for integer products
   HessianNotes notes_;
   index_t layer_ = 0;
 };

@@ -58,6 +58,11 @@ FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const
           model.folder().string(), " holds packed weights: rotations need the original checkpoint");
   require(!active_.r1 || gains_ == NormGains::folded,
           "[FoldedWeights] R1 and the gains of the norms do not commute: the gains must be folded");
+  if (active_.r1) {
+    RotationSupport const support = rotation_support(model.family()).r1;
+    require(support.how != RotationSupport::How::impossible, "[FoldedWeights] R1 cannot act in ",
+            model.config().architecture, ": ", support.reason, "; leave r1 out");
+  }
   if (model.needs_r4()) {
     active_.r4 = false;  // the file holds it already
     for (index_t layer = 0; layer < model.config().layers; ++layer)
@@ -67,8 +72,13 @@ FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const
   }
   require(gains_ == NormGains::folded || !has_layers(),
           "[FoldedWeights] scales of a layer take the place of its gains: the gains must be folded");
-  index_t const intermediate = model.config().intermediate;
-  if (active_.r4) r4_.emplace(intermediate, online_block(intermediate));
+  if (active_.r4)
+    for (index_t const width : model.config().down_widths())
+      r4_.try_emplace(width, width, online_block(width));
+}
+
+std::vector<LayerLinear> FoldedWeights::linears(index_t layer) const {
+  return linears_of(model_.family(), model_.config(), layer);
 }
 
 RowMatrix<double> const* FoldedWeights::residual() const { return active_.r1 ? &rotations_->r1 : nullptr; }
@@ -78,9 +88,10 @@ bool FoldedWeights::turns(Acts side) const {
          (side == Acts::r4 && active_.r4);
 }
 
-bool FoldedWeights::identity(LinearRule const& rule) const {
-  bool const scaled = gains_ == NormGains::folded && !rule.norm.empty();
-  return !scaled && !turns(rule.input_side) && !turns(rule.output_side) && !has_layers();
+bool FoldedWeights::identity(LayerLinear const& linear) const {
+  bool const scaled = gains_ == NormGains::folded && !linear.norm.empty();
+  bool const whole = linear.outputs == linear.tensor_rows;
+  return whole && !scaled && !turns(linear.input_side) && !turns(linear.output_side) && !has_layers();
 }
 
 LayerTransforms const& FoldedWeights::transforms(index_t layer) const {
@@ -88,8 +99,9 @@ LayerTransforms const& FoldedWeights::transforms(index_t layer) const {
   return has_layers() ? rotations_->layers[static_cast<std::size_t>(layer)] : nothing;
 }
 
-Hadamard const* FoldedWeights::r4(index_t layer) const {
-  return r4_ && !has_steps(transforms(layer).down_proj_input) ? &*r4_ : nullptr;
+Hadamard const* FoldedWeights::r4(index_t layer, index_t width) const {
+  auto const found = r4_.find(width);
+  return found != r4_.end() && !has_steps(transforms(layer).down_proj_input) ? &found->second : nullptr;
 }
 
 void FoldedWeights::turn_inputs(Acts side, index_t layer, MatrixView<double> W) const {
@@ -106,7 +118,10 @@ void FoldedWeights::turn_inputs(Acts side, index_t layer, MatrixView<double> W) 
 
 void FoldedWeights::turn_outputs(Acts side, index_t layer, MatrixView<double> W) const {
   if (!turns(side)) return;
-  if (side == Acts::r1) rotate_outputs(cpu_, W, rotations_->r1);
+  if (side == Acts::r1) {
+    if (centres()) as_eigen(W).rowwise() -= as_eigen(W).colwise().mean().eval();
+    rotate_outputs(cpu_, W, rotations_->r1);
+  }
   if (side != Acts::r2) return;
   index_t const head_dim = model_.config().head_dim;
   auto const& heads = rotations_->r2[static_cast<std::size_t>(layer)];
@@ -114,12 +129,12 @@ void FoldedWeights::turn_outputs(Acts side, index_t layer, MatrixView<double> W)
     rotate_outputs(cpu_, W.rows(static_cast<index_t>(head) * head_dim, head_dim), heads[head]);
 }
 
-void FoldedWeights::transform_inputs(index_t layer, Linear linear, MatrixView<double> W) const {
+void FoldedWeights::transform_inputs(index_t layer, LayerLinear const& linear, MatrixView<double> W) const {
   LayerTransforms const& parts = transforms(layer);
   auto const fold = [&](auto const& part) {
     if (part) part->fold(cpu_, W);
   };
-  switch (linear) {
+  switch (linear.linear) {
     case Linear::q_proj:
     case Linear::k_proj:
     case Linear::v_proj:
@@ -130,11 +145,13 @@ void FoldedWeights::transform_inputs(index_t layer, Linear linear, MatrixView<do
       return fold(parts.o_proj_input);
     case Linear::gate_proj:
     case Linear::up_proj:
+    case Linear::router:
+    case Linear::shared_gate:
       fold(parts.mlp_scale);
       return fold(parts.up_proj_input);
     case Linear::down_proj:
       fold(parts.down_scale);
-      if (Hadamard const* const hadamard = r4(layer)) hadamard->apply(cpu_, W);
+      if (Hadamard const* const hadamard = r4(layer, linear.inputs)) hadamard->apply(cpu_, W);
       return fold(parts.down_proj_input);
   }
 }
@@ -145,49 +162,58 @@ void FoldedWeights::scale_outputs(index_t layer, Linear linear, MatrixView<doubl
   if (linear == Linear::up_proj && parts.down_scale) parts.down_scale->fold_outputs(cpu_, W);
 }
 
-RowMatrix<double> FoldedWeights::gained_weight(index_t layer, LinearRule const& rule) const {
-  Family const& family = model_.family();
-  RowMatrix<double> W =
-      model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.name, ".weight"));
-  if (gains_ == NormGains::folded && !rule.norm.empty()) {
-    RowMatrix<double> const gain =
-        model_.checkpoint().read_matrix<double>(tensor_name(family, layer, rule.norm, ".weight"));
-    W.array().rowwise() *= gain.row(0).array();
-  }
+RowMatrix<double> FoldedWeights::gain(std::string const& name) const {
+  RowMatrix<double> w = model_.checkpoint().read_matrix<double>(name);
+  if (model_.family().norm == NormKind::rms_offset) w.array() += 1;
+  return w;
+}
+
+RowMatrix<double> FoldedWeights::stored_weight(LayerLinear const& linear) const {
+  if (linear.outputs == linear.tensor_rows) return model_.checkpoint().read_matrix<double>(linear.weight);
+  return read_rows<double>(model_.checkpoint(), linear.weight, linear.first_row, linear.outputs);
+}
+
+RowMatrix<double> FoldedWeights::gained_weight(LayerLinear const& linear) const {
+  RowMatrix<double> W = stored_weight(linear);
+  if (gains_ == NormGains::folded && !linear.norm.empty())
+    W.array().rowwise() *= gain(linear.norm).row(0).array();
   return W;
 }
 
-RowMatrix<double> FoldedWeights::weight(index_t layer, LinearRule const& rule) const {
-  RowMatrix<double> W = gained_weight(layer, rule);
-  turn_inputs(rule.input_side, layer, W);
-  transform_inputs(layer, rule.linear, W);
-  turn_outputs(rule.output_side, layer, W);
-  scale_outputs(layer, rule.linear, W);
+RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear) const {
+  RowMatrix<double> W = gained_weight(linear);
+  turn_inputs(linear.input_side, layer, W);
+  transform_inputs(layer, linear, W);
+  turn_outputs(linear.output_side, layer, W);
+  scale_outputs(layer, linear.linear, W);
   return W;
 }
 
-RowMatrix<double> FoldedWeights::bias(index_t layer, LinearRule const& rule) const {
-  if (!has_bias(model_.config(), rule)) return {};
+RowMatrix<double> FoldedWeights::bias(index_t layer, LayerLinear const& linear) const {
+  if (linear.bias.empty()) return {};
   RowMatrix<double> b =
-      model_.checkpoint().read_matrix<double>(tensor_name(model_.family(), layer, rule.name, ".bias"));
+      model_.checkpoint().read_matrix<double>(linear.bias).middleCols(linear.first_row, linear.outputs);
+  if (gains_ == NormGains::folded && model_.family().norm == NormKind::layer && !linear.norm.empty())
+    b +=
+        model_.checkpoint().read_matrix<double>(bias_beside(linear.norm)) * stored_weight(linear).transpose();
   MatrixView<double> const column(b.data(), b.cols(), 1);
-  turn_outputs(rule.output_side, layer, column);
-  scale_outputs(layer, rule.linear, column);
+  turn_outputs(linear.output_side, layer, column);
+  scale_outputs(layer, linear.linear, column);
   return b;
 }
 
-RowMatrix<double> FoldedWeights::shift_bias(index_t layer, LinearRule const& rule) const {
+RowMatrix<double> FoldedWeights::shift_bias(index_t layer, LayerLinear const& linear) const {
   LayerTransforms const& parts = transforms(layer);
-  bool const reads_residual = rule.input_side == Acts::r1;
-  bool const mlp = rule.linear == Linear::gate_proj || rule.linear == Linear::up_proj;
+  bool const reads_residual = linear.input_side == Acts::r1;
+  bool const mlp = linear.linear > Linear::o_proj;
   std::vector<double> const& shift = mlp ? parts.mlp_shift : parts.attention_shift;
   if (!reads_residual || shift.empty()) return {};
-  RowMatrix<double> const W = gained_weight(layer, rule);
+  RowMatrix<double> const W = gained_weight(linear);
   RowMatrix<double> b(1, W.rows());
   b.transpose().noalias() = W * Eigen::Map<Eigen::VectorXd const>(shift.data(), W.cols());
   MatrixView<double> const column(b.data(), b.cols(), 1);
-  turn_outputs(rule.output_side, layer, column);
-  scale_outputs(layer, rule.linear, column);
+  turn_outputs(linear.output_side, layer, column);
+  scale_outputs(layer, linear.linear, column);
   return b;
 }
 
@@ -196,7 +222,7 @@ RowMatrix<float> FoldedWeights::residual_shift(std::vector<double> const& shift,
   if (shift.empty()) return {};
   RowMatrix<double> row =
       Eigen::Map<Eigen::RowVectorXd const>(shift.data(), static_cast<index_t>(shift.size()));
-  rotate_residual(row);
+  if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, MatrixView<double>(row), *R);
   if (scale) scale->apply(cpu_, MatrixView<double>(row));
   return row.cast<float>();
 }
@@ -214,13 +240,20 @@ RowMatrix<float> FoldedWeights::key_shift(index_t layer) const {
   return Eigen::Map<Eigen::RowVectorXd const>(shift.data(), static_cast<index_t>(shift.size())).cast<float>();
 }
 
-void FoldedWeights::rotate_residual(MatrixView<double> rows) const {
+void FoldedWeights::turn_written(MatrixView<double> rows) const {
+  if (centres()) as_eigen(rows).colwise() -= as_eigen(rows).rowwise().mean().eval();
   if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, rows, *R);
 }
 
 RowMatrix<double> FoldedWeights::embedding_rows(index_t first, index_t count) const {
   RowMatrix<double> rows = read_rows<double>(model_.checkpoint(), model_.family().embedding, first, count);
-  rotate_residual(rows);
+  turn_written(rows);
+  return rows;
+}
+
+RowMatrix<double> FoldedWeights::position_rows(index_t first, index_t count) const {
+  RowMatrix<double> rows = read_rows<double>(model_.checkpoint(), model_.family().positions, first, count);
+  turn_written(rows);
   return rows;
 }
 
@@ -228,36 +261,56 @@ RowMatrix<double> FoldedWeights::head_rows(index_t first, index_t count) const {
   Family const& family = model_.family();
   auto const name = model_.config().tied_embeddings ? family.embedding : family.head;
   RowMatrix<double> rows = read_rows<double>(model_.checkpoint(), name, first, count);
-  if (gains_ == NormGains::folded) {
-    RowMatrix<double> const gain = model_.checkpoint().read_matrix<double>(family.final_norm);
-    rows.array().rowwise() *= gain.row(0).array();
-  }
-  rotate_residual(rows);
+  if (gains_ == NormGains::folded)
+    rows.array().rowwise() *= gain(std::string(family.final_norm)).row(0).array();
+  if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, MatrixView<double>(rows), *R);
   return rows;
 }
 
-RowMatrix<float> FoldedWeights::remaining_gain(std::string const& name,
-                                               std::optional<DiagonalScale> const& scale) const {
-  if (gains_ != NormGains::folded) return model_.checkpoint().read_matrix<float>(name);
-  if (!scale) return {};
-  std::vector<double> const& s = scale->scale();
-  return Eigen::Map<Eigen::RowVectorXd const>(s.data(), static_cast<index_t>(s.size()))
-      .cwiseInverse()
-      .cast<float>();
+NormWeights FoldedWeights::feeding_norm(std::string const& name,
+                                        std::optional<DiagonalScale> const& scale) const {
+  NormKind const stored = model_.family().norm;
+  bool const layer_norm = stored == NormKind::layer;
+  NormWeights norm{.kind = layer_norm && !centres() ? NormKind::layer : NormKind::rms};
+  if (gains_ != NormGains::folded) {
+    norm.gain = gain(name).cast<float>();
+    if (layer_norm) norm.bias = model_.checkpoint().read_matrix<float>(bias_beside(name));
+  } else if (scale) {
+    std::vector<double> const& s = scale->scale();
+    norm.gain = Eigen::Map<Eigen::RowVectorXd const>(s.data(), static_cast<index_t>(s.size()))
+                    .cwiseInverse()
+                    .cast<float>();
+  }
+  return norm;
 }
 
-RowMatrix<float> FoldedWeights::final_gain() const {
-  return remaining_gain(std::string(model_.family().final_norm), std::nullopt);
+NormWeights FoldedWeights::final_norm() const {
+  std::string const name(model_.family().final_norm);
+  NormWeights norm = feeding_norm(name, std::nullopt);
+  if (model_.family().norm != NormKind::layer || gains_ != NormGains::folded) return norm;
+  RowMatrix<double> const g = gain(name);
+  if (!(g.array() != 0).all())
+    fail(Error::Kind::unsupported, "[FoldedWeights] ", name,
+         " holds a gain of 0: it cannot be folded into lm_head beside a bias");
+  RowMatrix<double> b = model_.checkpoint().read_matrix<double>(bias_beside(name)).array() / g.array();
+  if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, MatrixView<double>(b), *R);
+  norm.bias = b.cast<float>();
+  return norm;
 }
 
-RowMatrix<float> FoldedWeights::attention_gain(index_t layer) const {
-  return remaining_gain(tensor_name(model_.family(), layer, model_.family().attention_norm, ".weight"),
-                        transforms(layer).attention_scale);
+NormWeights FoldedWeights::attention_norm(index_t layer) const {
+  return feeding_norm(tensor_name(model_.family(), layer, model_.family().attention_norm, ".weight"),
+                      transforms(layer).attention_scale);
 }
 
-RowMatrix<float> FoldedWeights::mlp_gain(index_t layer) const {
-  return remaining_gain(tensor_name(model_.family(), layer, model_.family().mlp_norm, ".weight"),
-                        transforms(layer).mlp_scale);
+NormWeights FoldedWeights::mlp_norm(index_t layer) const {
+  return feeding_norm(tensor_name(model_.family(), layer, model_.family().mlp_norm, ".weight"),
+                      transforms(layer).mlp_scale);
+}
+
+NormWeights FoldedWeights::kept_norm(index_t layer, std::string_view name) const {
+  if (name.empty()) return {};
+  return {.gain = gain(tensor_name(model_.family(), layer, name, ".weight")).cast<float>()};
 }
 
 }  // namespace dartquant::detail

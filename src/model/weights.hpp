@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/transform/hadamard.hpp>
+
+#include "model/layout.hpp"
 
 namespace dartquant::detail {
 
@@ -30,6 +34,12 @@ void release_pages(Checkpoint const& checkpoint);
 /// How `quantization` rounds a weight [out, in].
 [[nodiscard]] QuantizeOptions quantize_options(WeightQuantization const& quantization);
 
+/// What a norm does after it has divided by RMS or standard deviation.
+struct NormWeights {
+  NormKind kind = NormKind::rms;
+  RowMatrix<float> gain{}, bias{};  ///< [1, channels]; empty: 1 and 0
+};
+
 /// Reads the weights of a model with gains and rotations folded in FP64: the one place where folding is done,
 /// for the written checkpoint and for the forward pass alike. One tensor at a time; nothing is kept.
 class FoldedWeights {
@@ -39,25 +49,32 @@ class FoldedWeights {
   FoldedWeights(Cpu const& cpu, Model const& model, Rotations const* rotations, RotationSet active,
                 NormGains gains);
 
+  /// The linear maps of a layer.
+  [[nodiscard]] std::vector<LayerLinear> linears(index_t layer) const;
   /// W [out, in] of a layer: diag(gain), then the input side, then the output side; scales and transforms of
   /// the layer after R1, R2 and R4.
-  [[nodiscard]] RowMatrix<double> weight(index_t layer, LinearRule const& rule) const;
-  /// The bias [1, out], turned by the output side; empty where there is none.
-  [[nodiscard]] RowMatrix<double> bias(index_t layer, LinearRule const& rule) const;
-  /// Rows of the embedding, E R1.
+  [[nodiscard]] RowMatrix<double> weight(index_t layer, LayerLinear const& linear) const;
+  /// The bias [1, out], with what the norm's bias adds where the gain is folded, turned by the output side;
+  /// empty where there is none.
+  [[nodiscard]] RowMatrix<double> bias(index_t layer, LayerLinear const& linear) const;
+  /// Rows of the embedding, or of the learned positions, E R1; without their mean where R1 acts on a model
+  /// with LayerNorm.
   [[nodiscard]] RowMatrix<double> embedding_rows(index_t first, index_t count) const;
-  /// Turns given rows of the embedding.
-  void rotate_residual(MatrixView<double> rows) const;
+  [[nodiscard]] RowMatrix<double> position_rows(index_t first, index_t count) const;
+  /// Turns given rows of them likewise.
+  void turn_written(MatrixView<double> rows) const;
   /// Rows of lm_head (the embedding where tied), W diag(final gain) R1.
   [[nodiscard]] RowMatrix<double> head_rows(index_t first, index_t count) const;
-  /// The gain [1, hidden] that the final norm still multiplies by: the checkpoint's, or empty when folded.
-  [[nodiscard]] RowMatrix<float> final_gain() const;
-  /// The same of the norm of a layer that feeds q_proj or up_proj; 1 / scale where that input has one.
-  [[nodiscard]] RowMatrix<float> attention_gain(index_t layer) const;
-  [[nodiscard]] RowMatrix<float> mlp_gain(index_t layer) const;
+  /// What a norm still does. Gains of the norms before linear maps and of the final one are the checkpoint's,
+  /// or empty when folded; 1 / scale where that input has one. A final bias b turns to b / gain R1. The other
+  /// norms are as they are.
+  [[nodiscard]] NormWeights final_norm() const;
+  [[nodiscard]] NormWeights attention_norm(index_t layer) const;
+  [[nodiscard]] NormWeights mlp_norm(index_t layer) const;
+  [[nodiscard]] NormWeights kept_norm(index_t layer, std::string_view name) const;
   /// What a shift of the input of this map moves into its bias, W shift [1, out], turned by the output side;
   /// empty where the input is not shifted.
-  [[nodiscard]] RowMatrix<double> shift_bias(index_t layer, LinearRule const& rule) const;
+  [[nodiscard]] RowMatrix<double> shift_bias(index_t layer, LayerLinear const& linear) const;
   /// What is subtracted from the inputs of q_proj and up_proj as R1 and the layer's scales leave them, and
   /// from the keys after RoPE [1, channels]; empty for nothing.
   [[nodiscard]] RowMatrix<float> attention_shift(index_t layer) const;
@@ -68,7 +85,7 @@ class FoldedWeights {
 
   [[nodiscard]] Model const& model() const { return model_; }
   /// True when `weight` returns the tensor as stored.
-  [[nodiscard]] bool identity(LinearRule const& rule) const;
+  [[nodiscard]] bool identity(LayerLinear const& linear) const;
 
  private:
   [[nodiscard]] RowMatrix<double> const* residual() const;
@@ -76,23 +93,27 @@ class FoldedWeights {
   [[nodiscard]] bool turns(Acts side) const;
   void turn_inputs(Acts side, index_t layer, MatrixView<double> W) const;
   void turn_outputs(Acts side, index_t layer, MatrixView<double> W) const;
-  /// R4 where it acts in this layer.
-  [[nodiscard]] Hadamard const* r4(index_t layer) const;
-  void transform_inputs(index_t layer, Linear linear, MatrixView<double> W) const;
+  /// R4 of an input of down_proj of this width, where it acts in this layer.
+  [[nodiscard]] Hadamard const* r4(index_t layer, index_t width) const;
+  void transform_inputs(index_t layer, LayerLinear const& linear, MatrixView<double> W) const;
   void scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const;
-  /// The tensor as stored, times the gain of its norm where that is folded.
-  [[nodiscard]] RowMatrix<double> gained_weight(index_t layer, LinearRule const& rule) const;
+  /// The tensor as stored, and times the gain of its norm where that is folded.
+  [[nodiscard]] RowMatrix<double> stored_weight(LayerLinear const& linear) const;
+  [[nodiscard]] RowMatrix<double> gained_weight(LayerLinear const& linear) const;
+  /// A gain, 1 + w where that is how it is stored.
+  [[nodiscard]] RowMatrix<double> gain(std::string const& name) const;
+  [[nodiscard]] bool centres() const { return active_.r1 && model_.family().norm == NormKind::layer; }
   [[nodiscard]] RowMatrix<float> residual_shift(std::vector<double> const& shift,
                                                 std::optional<DiagonalScale> const& scale) const;
-  [[nodiscard]] RowMatrix<float> remaining_gain(std::string const& name,
-                                                std::optional<DiagonalScale> const& scale) const;
+  [[nodiscard]] NormWeights feeding_norm(std::string const& name,
+                                         std::optional<DiagonalScale> const& scale) const;
 
   Cpu const& cpu_;
   Model const& model_;
   Rotations const* rotations_;
   RotationSet active_;
   NormGains gains_;
-  std::optional<Hadamard> r4_;
+  std::map<index_t, Hadamard> r4_;  ///< by width
 };
 
 }  // namespace dartquant::detail

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dartquant/model/architecture.hpp>
 
+#include <cmath>
 #include <string>
 
 #include "model/models.hpp"
@@ -51,13 +52,61 @@ TEST_CASE("absent keys take the defaults of the format", "[config]") {
   REQUIRE(parse_with("torch_dtype\": \"float32\"", "dtype\": \"float16\"").dtype == Dtype::f16);
 }
 
-TEST_CASE("a sliding window limits the positions", "[config]") {
-  REQUIRE(parse_config(
-              config_of({.architecture = "MistralForCausalLM", .more_config = ", \"sliding_window\": 16"}))
-              .positions == 16);
-  REQUIRE(parse_config(
-              config_of({.architecture = "MistralForCausalLM", .more_config = ", \"sliding_window\": null"}))
-              .positions == 64);
+TEST_CASE("every family has its own layers with a sliding window", "[config]") {
+  auto const windows = [](std::string const& architecture, std::string const& keys) {
+    return parse_config(config_of({.architecture = architecture, .layers = 4, .more_config = keys})).windows;
+  };
+  using List = std::vector<index_t>;
+  std::string const window = ", \"sliding_window\": 16";
+  CHECK(windows("LlamaForCausalLM", window).empty());
+  CHECK(windows("MistralForCausalLM", window) == List{16, 16, 16, 16});
+  CHECK(windows("MistralForCausalLM", ", \"sliding_window\": null").empty());
+  CHECK(windows("MistralForCausalLM", "") == List(4, 4096));
+  CHECK(windows("Qwen2ForCausalLM", window).empty());
+  CHECK(windows("Qwen2ForCausalLM", window + ", \"use_sliding_window\": true, \"max_window_layers\": 3") ==
+        List{0, 0, 0, 16});
+  std::string const types =
+      ", \"layer_types\": [\"full_attention\", \"sliding_attention\", \"full_attention\", "
+      "\"full_attention\"]";
+  CHECK(windows("Qwen3ForCausalLM", window + types + ", \"use_sliding_window\": true") == List{0, 16, 0, 0});
+  std::string const gemma = window + ", \"hidden_activation\": \"gelu_pytorch_tanh\"";
+  CHECK(windows("Gemma2ForCausalLM", gemma) == List{16, 0, 16, 0});
+  CHECK(windows("Gemma3ForCausalLM", gemma + ", \"sliding_window_pattern\": 3") == List{16, 16, 0, 16});
+}
+
+TEST_CASE("keys that are absent take the defaults of the family's class", "[config]") {
+  ModelConfig const gemma = parse_config(config_of({.architecture = "Gemma2ForCausalLM"}));
+  CHECK(gemma.attention_cap == 50);
+  CHECK(gemma.logit_cap == 30);
+  CHECK(gemma.attention_scale == 1.0 / 16);
+  CHECK(gemma.embedding_scale == std::sqrt(32.0));
+  CHECK(gemma.activation == Activation::gelu_tanh);
+  CHECK(parse_config(config_of({.architecture = "Gemma2ForCausalLM",
+                                .more_config = ", \"attn_logit_softcapping\": null"}))
+            .attention_cap == 0);
+  ModelConfig const gemma3 = parse_config(config_of({.architecture = "Gemma3ForCausalLM"}));
+  CHECK(gemma3.local_rope_theta == 1e4);
+  CHECK(gemma3.attention_cap == 0);
+  std::string text = config_of({.architecture = "Qwen3ForCausalLM"});
+  CHECK(parse_config(replaced(text, ", \"head_dim\": 8", "")).head_dim == 128);
+}
+
+TEST_CASE("the layers of a mixture are those of its config", "[config]") {
+  std::string const experts =
+      ", \"num_experts\": 8, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 24, "
+      "\"shared_expert_intermediate_size\": 40";
+  ModelConfig const config = parse_config(
+      config_of({.architecture = "Qwen2MoeForCausalLM",
+                 .layers = 4,
+                 .more_config = experts + ", \"decoder_sparse_step\": 2, \"mlp_only_layers\": [1]"}));
+  CHECK(config.mixture.dense_layers == std::vector<index_t>{0, 1, 2});
+  CHECK(config.sparse(3));
+  CHECK_FALSE(config.sparse(1));
+  CHECK(config.down_widths() == std::vector<index_t>{48, 40, 24});
+  CHECK_FALSE(config.mixture.normalized);
+  ModelConfig const dense = parse_config(config_of({.architecture = "DeepseekForCausalLM"}));
+  CHECK(dense.mixture.experts == 0);
+  CHECK(dense.down_widths() == std::vector<index_t>{48});
 }
 
 TEST_CASE("rope_scaling is read in its old and its new place", "[config]") {

@@ -13,58 +13,22 @@
 
 #include <dartquant/core/view.hpp>
 #include <dartquant/io/checkpoint.hpp>
+#include <dartquant/model/config.hpp>
 
 namespace dartquant {
 
-/// How `rope_scaling` stretches the angles of the rotary position embedding.
-struct RopeScaling {
-  enum class Kind { none, linear, llama3 };
-  Kind kind = Kind::none;
-  double factor = 1;              ///< linear and llama3: positions are divided by it
-  double low_frequency = 1;       ///< llama3: `low_freq_factor`
-  double high_frequency = 4;      ///< llama3: `high_freq_factor`
-  double original_positions = 0;  ///< llama3: `original_max_position_embeddings`
-};
-
-/// The numbers of a Hugging Face config.json that a decoder's arithmetic depends on.
-struct ModelConfig {
-  std::string architecture{};    ///< `architectures[0]`, such as LlamaForCausalLM
-  index_t hidden = 0;            ///< `hidden_size`: channels of the residual stream
-  index_t intermediate = 0;      ///< `intermediate_size`: channels between up_proj and down_proj
-  index_t layers = 0;            ///< `num_hidden_layers`
-  index_t heads = 0;             ///< `num_attention_heads`: query heads
-  index_t kv_heads = 0;          ///< `num_key_value_heads`; heads / kv_heads query heads share one
-  index_t head_dim = 0;          ///< `head_dim`, or hidden / heads where the key is absent
-  index_t vocabulary = 0;        ///< `vocab_size`
-  index_t positions = 0;         ///< `max_position_embeddings`
-  double norm_epsilon = 0;       ///< `rms_norm_eps`
-  double rope_theta = 10000;     ///< `rope_theta`
-  RopeScaling rope_scaling{};    ///< `rope_scaling`
-  bool tied_embeddings = false;  ///< `tie_word_embeddings`: lm_head uses the embedding's matrix
-  bool attention_bias = false;   ///< `attention_bias`
-  bool mlp_bias = false;         ///< `mlp_bias`
-  Dtype dtype = Dtype::f32;      ///< `torch_dtype` or `dtype`; F32 where both are absent
-
-  [[nodiscard]] index_t query_channels() const { return heads * head_dim; }
-  [[nodiscard]] index_t kv_channels() const { return kv_heads * head_dim; }
-  /// Weights of one decoder layer, biases and gains included.
-  [[nodiscard]] index_t layer_parameters() const;
-  /// Weights of the whole model; a tied matrix counts once.
-  [[nodiscard]] index_t parameters() const;
-};
-
-/// Reads and checks the text of a config.json; `name` is used in sentences. Errors: Error(format) for
-/// malformed JSON, a missing or mistyped key, sizes that contradict one another; Error(unsupported) for an
-/// unknown architecture (the sentence lists the known ones), a sliding window shorter than the positions, an
-/// activation other than SiLU, an unknown kind of `rope_scaling`.
-[[nodiscard]] ModelConfig parse_config(std::string_view text, std::string const& name = "config.json");
-
-/// The linear layers of a decoder block.
-enum class Linear { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj };
+/// The linear maps of a decoder block. The first linear_count are rotated and quantized; those of the experts
+/// of a mixture share the names of the dense ones. The last two choose and weigh experts: they are rotated
+/// and stay in full precision.
+enum class Linear { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, router, shared_gate };
 inline constexpr std::size_t linear_count = 7;
 
 /// What stands before a group of linear layers.
-enum class NormKind { rms };
+enum class NormKind {
+  rms,         ///< x / RMS(x) w
+  rms_offset,  ///< x / RMS(x) (1 + w)
+  layer        ///< (x - mean) / standard deviation w + b
+};
 
 /// Which rotation acts on one side of a linear layer (X [tokens, in] W^T -> Y [tokens, out]).
 enum class Acts {
@@ -75,12 +39,14 @@ enum class Acts {
 };
 
 /// When a linear layer has a bias.
-enum class BiasRule { never, attention_bias, mlp_bias };
+enum class BiasRule { never, always, attention_bias, mlp_bias, qkv_bias };
 
 /// The sizes a side of a linear layer can have.
 enum class Extent { hidden, intermediate, query_channels, kv_channels };
 
 /// One linear layer of a block, as data: its name, shape, the norm that feeds it and where rotations act.
+/// Rules of the same name share one tensor, their rows in the order of the rules. An empty name: there is
+/// none.
 struct LinearRule {
   Linear linear;
   std::string_view name;         ///< such as `self_attn.q_proj`, below the prefix of the layer
@@ -90,6 +56,45 @@ struct LinearRule {
   BiasRule bias;
 };
 
+/// How a sparse layer names its experts, below the prefix of the layer. Shapes, norms and rotations are those
+/// of the rules of gate_proj, up_proj and down_proj.
+struct MixtureRule {
+  std::string_view router{};   ///< [experts, hidden]; empty: the family has no mixtures
+  std::string_view experts{};  ///< then `.3.` and the name of the map
+  std::string_view gate{}, up{}, down{};
+  std::string_view shared{};       ///< the shared expert, `.` and gate_proj, up_proj or down_proj
+  std::string_view shared_gate{};  ///< [1, hidden]: its output times sigmoid of this; empty: times 1
+};
+
+/// Which layers see a sliding window.
+enum class Windows {
+  none,
+  all_layers,           ///< where `sliding_window` is a number
+  late_layers,          ///< with `use_sliding_window`: from `max_window_layers` on, or `layer_types`
+  even_layers,          ///< 0, 2, ..., or `layer_types`
+  early_even_layers,    ///< with `use_sliding_window`: even ones below `max_window_layers`, or `layer_types`
+  all_but_every_sixth,  ///< or another `sliding_window_pattern`, or `layer_types`
+  all_when_used         ///< with `use_sliding_window`
+};
+
+/// How a family's config.json differs from Llama's, and what its class in transformers takes where a key is
+/// absent.
+struct ConfigForm {
+  std::string_view intermediate = "intermediate_size", activation_key = "hidden_act";
+  Activation activation = Activation::silu;
+  double norm_epsilon = 0;  ///< 0: `rms_norm_eps` has to be there; else there is no such key
+  double rope_theta = 10000;
+  index_t head_dim = 0;  ///< 0: hidden / heads
+  bool tied = false, qkv_bias = false;
+  bool partial_rotary = false;  ///< RoPE may turn a part of a head, and `longrope` is known
+  bool capped = false;          ///< it reads `attn_logit_softcapping` and `query_pre_attn_scalar`
+  bool normalized = false;      ///< `norm_topk_prob`
+  Windows windows = Windows::none;
+  index_t window = 0;                       ///< where `sliding_window` is absent; null is none
+  double attention_cap = 0, logit_cap = 0;  ///< where the keys are absent; null is none
+  double local_rope_theta = 0;              ///< above 0: layers with a window have a RoPE of their own
+};
+
 /// One family of decoders, as data. A new architecture of the same form is one more row.
 struct Family {
   std::string_view architecture;                               ///< `architectures[0]` of config.json
@@ -97,6 +102,13 @@ struct Family {
   std::string_view attention_norm, mlp_norm;                   ///< names below the prefix of the layer
   NormKind norm;
   std::array<LinearRule, linear_count> linears{};  ///< in the order of enum Linear
+  ConfigForm config{};
+  std::string_view positions{};  ///< learned positions [positions + 2, hidden], added; empty: RoPE
+  /// Norms of the outputs of o_proj and down_proj before they join the stream; empty: none.
+  std::string_view attention_output_norm{}, mlp_output_norm{};
+  std::string_view query_norm{}, key_norm{};  ///< of each head of q and k, before RoPE; empty: none
+  bool scaled_embedding = false;              ///< by sqrt(hidden)
+  MixtureRule mixture{};
 };
 
 /// All families known here.
@@ -104,6 +116,18 @@ struct Family {
 
 /// The row of an architecture. Errors: Error(unsupported) that lists the known ones.
 [[nodiscard]] Family const& family_of(std::string_view architecture);
+
+/// What becomes of one of R1, R2, R3, R4 in a model.
+struct RotationSupport {
+  enum class How { folded, online, impossible } how;
+  std::string reason;  ///< a sentence: why, or what it takes; may be empty where it is folded
+};
+
+/// The four of a family.
+struct RotationsSupport {
+  RotationSupport r1, r2, r3, r4;
+};
+[[nodiscard]] RotationsSupport rotation_support(Family const& family);
 
 /// Every tensor that the config asks for, in the order of use: embedding, layers, final norm, lm_head (absent
 /// when tied). Their dtype is the config's; a checkpoint may mix F32, F16 and BF16.

@@ -27,7 +27,7 @@ enum class Site {
   value,           ///< the output of v_proj [tokens, kv_heads * head_dim]
   o_proj_input,    ///< [tokens, heads * head_dim]
   up_proj_input,   ///< also of gate_proj [tokens, hidden]
-  down_proj_input  ///< [tokens, intermediate], after R4
+  down_proj_input  ///< [tokens, intermediate], after R4; once for each expert, with the tokens it is given
 };
 inline constexpr std::size_t site_count = 6;
 
@@ -109,7 +109,7 @@ struct ForwardOptions {
 /// divides it; 0 is off.
 struct OnlineRotations {
   index_t r3_block = 0;  ///< of head_dim
-  index_t r4_block = 0;  ///< of the intermediate channels
+  index_t r4_block = 0;  ///< of the widest input of down_proj; experts of another width have their own
   std::vector<std::string> notes{};
 };
 [[nodiscard]] OnlineRotations online_rotations(Model const& model, ForwardOptions const& options);
