@@ -3,13 +3,15 @@
 // The optimizers against each other, in CPU time of one thread, as one JSON object per line.
 //
 //   bench_optimizers rivals CHANNELS ROWS [STEPS]
-//       QR-Orth, Procrustes and Cayley SGD on synthetic activations, QR-Orth and Cayley with the best of a
-//       grid of steps: loss per channel against time, and when the first two pass what Cayley reaches in all
-//       of its steps (time_ratio -1: never).
+//   bench_optimizers rivals MODEL IDS.npy ROWS [STEPS]
+//       QR-Orth, Procrustes and Cayley SGD on synthetic activations or those of a model, QR-Orth and Cayley
+//       with the best of a grid of steps: loss per channel against time, and when the first two pass what
+//       Cayley reaches in all of its steps (time_ratio -1: never).
 //   bench_optimizers recipe CHANNELS ROWS
 //   bench_optimizers recipe MODEL IDS.npy ROWS
 //       The paper's recipe, QR-Orth with momentum on 100 batches of ROWS rows (131072 in the paper), against
 //       the Procrustes fixed point on far fewer of the same rows: Whip per channel of all rows, and times.
+//       The step of the recipe is the best of a grid on a sixteenth of the rows.
 //       `times_to_paper` scales the recipe's time to 131072 rows where ROWS are fewer.
 #include <dartquant/calibrate/calibrate.hpp>
 #include <dartquant/calibrate/cayley.hpp>
@@ -157,8 +159,8 @@ void compare(std::span<Curve const> ours, Curve const& other, index_t channels, 
 
 constexpr double grid[] = {0.02, 0.05, 0.1, 0.2, 0.4, 0.8};
 
-void rivals(dq::Cpu const& cpu, index_t channels, index_t rows, index_t steps) {
-  Matrix const X = synthetic(cpu, rows, channels);
+void rivals(dq::Cpu const& cpu, Matrix const& X, index_t steps) {
+  index_t const channels = X.cols(), rows = X.rows();
   auto const options = [&]<class Optimizer>(Optimizer const& optimizer) {
     return dq::CalibrationOptions<dq::Whip, Optimizer>{.optimizer = optimizer,
                                                        .epochs = steps,
@@ -209,11 +211,11 @@ void recipe(dq::Cpu const& cpu, std::string const& name, Matrix const& pool, ind
   cpu.gather_rows<float>(pool, dq::VectorView<index_t const>(order.data(), pool.rows()), X);
   index_t const batch = std::min(rows, X.rows()), batches = (X.rows() + batch - 1) / batch;
   constexpr double few[] = {0.1, 0.2, 0.3, 0.4, 0.6};
-  Curve const paper =
-      tuned(cpu, "recipe", X,
-            dq::CalibrationOptions<dq::Whip, dq::Sgd>{
-                .epochs = 100 / batches, .batch_rows = batch, .schedule = dq::Schedule::constant, .seed = 1},
-            few);
+  dq::CalibrationOptions<dq::Whip, dq::Sgd> published{
+      .epochs = 100 / batches, .batch_rows = batch, .schedule = dq::Schedule::constant, .seed = 1};
+  published.relative_step =
+      tuned(cpu, "recipe", X.topRows(std::max<index_t>(1, X.rows() / 16)), published, few).relative_step;
+  Curve const paper = run(cpu, "recipe", X, published);
   print(paper, channels, batch);
   double const goal = whip(cpu, X, paper.rotation), whole = paper.points.back().seconds;
   double const to_paper = 131072.0 / static_cast<double>(batch);
@@ -245,14 +247,19 @@ int start(std::vector<std::string> const& words) {
   dq::Cpu const cpu(1);
   auto const number = [&](std::size_t i) { return static_cast<index_t>(std::stoll(words.at(i))); };
   if (words.size() >= 3 && words[0] == "rivals") {
-    rivals(cpu, number(1), number(2), words.size() > 3 ? number(3) : 100);
+    bool const of_model = words.size() >= 4 && words[1].find_first_not_of("0123456789") != std::string::npos;
+    std::size_t const last = of_model ? 4 : 3;
+    Matrix const X =
+        of_model ? captured(cpu, words[1], words[2], number(3)) : synthetic(cpu, number(2), number(1));
+    rivals(cpu, X, words.size() > last ? number(last) : 100);
   } else if (words.size() == 3 && words[0] == "recipe") {
     recipe(cpu, "synthetic", synthetic(cpu, number(2), number(1)), number(2));
   } else if (words.size() == 4 && words[0] == "recipe") {
     recipe(cpu, words[1], captured(cpu, words[1], words[2], number(3)), number(3));
   } else {
     std::fputs(
-        "bench_optimizers rivals CHANNELS ROWS [STEPS] | recipe CHANNELS ROWS | recipe MODEL IDS.npy ROWS\n",
+        "bench_optimizers rivals CHANNELS ROWS [STEPS] | rivals MODEL IDS.npy ROWS [STEPS] | recipe CHANNELS "
+        "ROWS | recipe MODEL IDS.npy ROWS\n",
         stderr);
     return 2;
   }
