@@ -46,12 +46,13 @@ namespace detail {
   return cols;
 }
 
-/// The largest power of two of the vectors of a thread that never leave a row or a group.
-[[nodiscard]] inline int join_of(RowTile const& tile) {
+/// Of the vectors of a thread, the largest power of two of which consecutive ones never leave a row, and
+/// where `width` is less, `width` channels.
+[[nodiscard]] inline int join_of(RowTile const& tile, int width) {
   int const log_hop = tile.order > 1 ? 5 : std::max(5, tile.log_length - 4);
   int join = 1;
   while (join < 16 && tile.pitch % (2 * join << log_hop) == 0 &&
-         (tile.group == tile.cols || tile.group % (2 * join << log_hop) == 0))
+         (width == tile.cols || width % (2 * join << log_hop) == 0))
     join *= 2;
   return join;
 }
@@ -122,7 +123,8 @@ struct RowWork {
   tile.group = static_cast<int>(one_group ? cols : work.group);
   tile.row_groups = (tile.cols - 1) / tile.group + 1;
   tile.group_divider = Divider(static_cast<std::uint32_t>(tile.group));
-  tile.join = detail::join_of(tile);
+  tile.join = detail::join_of(tile, tile.group);
+  tile.row_join = detail::join_of(tile, tile.cols);
 
   index_t const span = std::max<index_t>(512, length);
   index_t const share = (rows - 1) / std::max(1, device.multiprocessors) + 1;
