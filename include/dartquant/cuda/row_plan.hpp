@@ -37,13 +37,14 @@ namespace detail {
 
 [[nodiscard]] constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// The width that rows may be cut to: whole blocks and groups, and whole units where that is possible.
+/// The width that rows are cut to: whole blocks and groups, whole units and, for the way that spends least on
+/// a level (row_join 16), 512 channels, where the width of the matrix allows it.
 [[nodiscard]] inline index_t piece_of(index_t cols, index_t block, index_t group) {
   index_t const least = std::lcm(block, group);
   if (cols % least != 0) return cols;
-  for (index_t piece = least; piece <= 32 * least; piece *= 2)
-    if (piece % 32 == 0 && cols % piece == 0) return piece;
-  return cols;
+  index_t piece = least;
+  while (piece < 512 && cols % (2 * piece) == 0) piece *= 2;
+  return piece % 32 == 0 ? piece : cols;
 }
 
 /// Of the vectors of a thread, the largest power of two of which consecutive ones never leave a row, and
