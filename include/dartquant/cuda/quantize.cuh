@@ -122,11 +122,22 @@ struct VectorCode {
       : added(zero_code(map, step) * ones - (Bits == 8 ? magic_bits + (magic_bits << 8) : 0u)),
         flipped(step.symmetry == Symmetry::symmetric ? ones << (Bits - 1) : 0u) {}
   DARTQUANT_HD std::uint32_t operator()(float const (&x)[4], GroupMap const& map) const {
-    std::uint32_t const sum = map.factor == 0 ? join(rounded_simply(x[0], map), rounded_simply(x[1], map),
-                                                     rounded_simply(x[2], map), rounded_simply(x[3], map))
-                                              : join(rounded(x[0], map), rounded(x[1], map),
-                                                     rounded(x[2], map), rounded(x[3], map));
-    return (sum + added) ^ flipped;
+    return map.factor == 0 ? simple(x, map) : full(x, map);
+  }
+  DARTQUANT_HD std::uint32_t simple(float const (&x)[4], GroupMap const& map) const {
+    return (join(rounded_simply(x[0], map), rounded_simply(x[1], map), rounded_simply(x[2], map),
+                 rounded_simply(x[3], map)) +
+            added) ^
+           flipped;
+  }
+  DARTQUANT_HD std::uint32_t full(float const (&x)[4], GroupMap const& map) const {
+    return (join(rounded(x[0], map), rounded(x[1], map), rounded(x[2], map), rounded(x[3], map)) + added) ^
+           flipped;
+  }
+  /// To memory that is aligned to it.
+  DARTQUANT_HD static void store(std::uint8_t* at, std::uint32_t word) {
+    if constexpr (Bits == 4) *reinterpret_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(word);
+    else *reinterpret_cast<std::uint32_t*>(at) = word;
   }
 
  private:
@@ -268,6 +279,7 @@ struct QuantizeRows {
                                      float const (&v)[16][4], detail::GroupMap const* maps) const {
     RowTile const& tile = transform.tile;
     if (thread.index() >= tile.floats / 64) return;
+    if (tile.row_join == 16) return store_row_levels<Bits>(first_row, held, v, maps);
     detail::GroupMap map{};
     detail::VectorCode<Bits> code(map, q);
     std::uint8_t* at = q.levels;
@@ -287,12 +299,33 @@ struct QuantizeRows {
           code = detail::VectorCode<Bits>(map, q);
         }
       }
-      if (inside) {
-        std::uint32_t const word = code(v[j], map);
-        if constexpr (Bits == 4) *reinterpret_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(word);
-        else *reinterpret_cast<std::uint32_t*>(at) = word;
-      }
+      if (inside) code.store(at, code(v[j], map));
       at += hop;
+    });
+  }
+
+  /// The same where all vectors of a thread lie in one row, with as little as possible per vector.
+  template <int Bits>
+  DARTQUANT_DEVICE void store_row_levels(std::uint32_t first_row, Held const& held, float const (&v)[16][4],
+                                         detail::GroupMap const* maps) const {
+    RowTile const& tile = transform.tile;
+    std::uint32_t const tile_row = tile.row_units.quotient(static_cast<std::uint32_t>(held.first) >> 3);
+    if (static_cast<int>(tile_row) >= tile.tile_rows || first_row + tile_row >= tile.rows) return;
+    int const col = 4 * held.first - static_cast<int>(tile_row) * tile.pitch, step = 4 << held.log_step;
+    RowPlace const place = place_of(tile, first_row + tile_row);
+    std::uint8_t* const at = q.levels + place.row * q.level_stride + (place.first + col) * Bits / 8;
+    detail::GroupMap map = maps[group_of(tile_row, col)];
+    detail::VectorCode<Bits> code(map, q);
+    if (tile.join == 16 && map.factor == 0)
+      return unrolled<16>([&](auto j) { code.store(at + j * step * Bits / 8, code.simple(v[j], map)); });
+    if (tile.join == 16)
+      return unrolled<16>([&](auto j) { code.store(at + j * step * Bits / 8, code.full(v[j], map)); });
+    unrolled<16>([&](auto j) {
+      if (j > 0 && (j & (tile.join - 1)) == 0) {
+        map = maps[group_of(tile_row, col + j * step)];
+        if (q.symmetry == Symmetry::asymmetric) code = detail::VectorCode<Bits>(map, q);
+      }
+      code.store(at + j * step * Bits / 8, code(v[j], map));
     });
   }
 

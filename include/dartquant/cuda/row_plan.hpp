@@ -37,21 +37,23 @@ namespace detail {
 
 [[nodiscard]] constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// The width that rows may be cut to: whole blocks and groups, and whole units where that is possible.
+/// The width that rows are cut to: whole blocks and groups, whole units and, for the way that spends least on
+/// a level (row_join 16), 512 channels, where the width of the matrix allows it.
 [[nodiscard]] inline index_t piece_of(index_t cols, index_t block, index_t group) {
   index_t const least = std::lcm(block, group);
   if (cols % least != 0) return cols;
-  for (index_t piece = least; piece <= 32 * least; piece *= 2)
-    if (piece % 32 == 0 && cols % piece == 0) return piece;
-  return cols;
+  index_t piece = least;
+  while (piece < 512 && cols % (2 * piece) == 0) piece *= 2;
+  return piece % 32 == 0 ? piece : cols;
 }
 
-/// The largest power of two of the vectors of a thread that never leave a row or a group.
-[[nodiscard]] inline int join_of(RowTile const& tile) {
+/// Of the vectors of a thread, the largest power of two of which consecutive ones never leave a row, and
+/// where `width` is less, `width` channels.
+[[nodiscard]] inline int join_of(RowTile const& tile, int width) {
   int const log_hop = tile.order > 1 ? 5 : std::max(5, tile.log_length - 4);
   int join = 1;
   while (join < 16 && tile.pitch % (2 * join << log_hop) == 0 &&
-         (tile.group == tile.cols || tile.group % (2 * join << log_hop) == 0))
+         (width == tile.cols || width % (2 * join << log_hop) == 0))
     join *= 2;
   return join;
 }
@@ -122,7 +124,8 @@ struct RowWork {
   tile.group = static_cast<int>(one_group ? cols : work.group);
   tile.row_groups = (tile.cols - 1) / tile.group + 1;
   tile.group_divider = Divider(static_cast<std::uint32_t>(tile.group));
-  tile.join = detail::join_of(tile);
+  tile.join = detail::join_of(tile, tile.group);
+  tile.row_join = detail::join_of(tile, tile.cols);
 
   index_t const span = std::max<index_t>(512, length);
   index_t const share = (rows - 1) / std::max(1, device.multiprocessors) + 1;

@@ -60,6 +60,7 @@ struct RowTile {
   int group = 0, row_groups = 1;
   Divider group_divider;
   int join = 1;  ///< of the 16 vectors that a thread holds at the end, consecutive ones in one row and group
+  int row_join = 1;  ///< and those in one row
 
   // Where parts of shared memory begin, in bytes. 0: there is no such part.
   int maps_at = 0, sums_at = 0, signs_at = 0, copy_at = 0;
