@@ -137,10 +137,10 @@ concept Backend = requires(B const& backend, index_t size, MatrixView<float cons
 /// | gemm_each(groups, ...) | gemm of every group of rows |
 /// | objective_each(groups, f, O, slope, losses) | objective of every group; losses [1, groups] |
 /// | gather_heads(X, numbers, group, Y) | the rows of every KV head, its query heads stacked |
-/// | orthonormalize_heads(Z, R, L, first, second, limits, state) | R L^T = Z; restarts a badly conditioned Z
-/// | | gradient_heads(L, A, state) | A <- strictly_lower(A - A^T) L^-1 and its norms | | update_heads(rule,
-/// rate, G, first, second, Z, state) | the steps of an optimizer | | close_epoch(losses, R, best, state) |
-/// keeps the best rotations |
+/// | orthonormalize_heads(Z, R, L, first, second, limits, state) | R L^T = Z; restarts where Z is bad |
+/// | gradient_heads(L, A, state) | A <- strictly_lower(A - A^T) L^-1 and its norms |
+/// | update_heads(rule, rate, G, first, second, Z, state) | the steps of an optimizer |
+/// | close_epoch(losses, R, best, state) | keeps the best rotations |
 template <class B>
 concept BatchedBackend = Backend<B> &&
     requires(B const& backend, index_t size, VectorView<index_t const> numbers,
