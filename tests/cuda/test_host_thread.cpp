@@ -69,6 +69,25 @@ struct LateCopy {
   }
 };
 
+/// Two rounds through shared memory; `waits` says whether the second waits until the first has been read.
+struct TwoRounds {
+  static constexpr int threads = 64;
+  int* y;
+  bool waits;
+
+  template <class Thread>
+  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    auto* const values = reinterpret_cast<int*>(thread.shared());
+    for (int round = 1; round <= 2; ++round) {
+      int const all = thread.shuffle_xor(round, 1);
+      values[thread.index()] = all;
+      thread.synchronize();
+      y[thread.index()] += values[(thread.index() + 32) % threads];  // of the other warp
+      if (waits) thread.synchronize();
+    }
+  }
+};
+
 enum class Fault { lost_barrier, lost_shuffle, overrun };
 
 struct Faulty {
@@ -104,6 +123,19 @@ TEST_CASE("kernels on the CPU: another order of the threads shows a missing barr
   run_on_host({.shared_bytes = 256}, Neighbour{rising.data(), false}, ThreadOrder::rising);
   run_on_host({.shared_bytes = 256}, Neighbour{falling.data(), false}, ThreadOrder::falling);
   CHECK(rising != falling);
+}
+
+TEST_CASE("kernels on the CPU: a warp that runs ahead shows a missing barrier", "[host_thread]") {
+  std::vector<int> const right(64, 3);
+  for (auto const order :
+       {ThreadOrder::rising, ThreadOrder::falling, ThreadOrder::shuffled, ThreadOrder::eager}) {
+    std::vector<int> y(64);
+    run_on_host({.shared_bytes = 256}, TwoRounds{y.data(), true}, order);
+    CHECK(y == right);
+  }
+  std::vector<int> eager(64);
+  run_on_host({.shared_bytes = 256}, TwoRounds{eager.data(), false}, ThreadOrder::eager);
+  CHECK(eager != right);
 }
 
 TEST_CASE("kernels on the CPU: an asynchronous copy arrives when it is waited for", "[host_thread]") {

@@ -57,7 +57,8 @@ class HostBlock {
         fibers_(static_cast<std::size_t>(threads)),
         warps_(static_cast<std::size_t>((threads + 31) / 32)),
         order_(static_cast<std::size_t>(threads)),
-        memory_(grid.shared_bytes + 2 * guard_bytes + 128) {
+        memory_(grid.shared_bytes + 2 * guard_bytes + 128),
+        eager_(order == ThreadOrder::eager) {
     std::iota(order_.begin(), order_.end(), 0);
     if (order == ThreadOrder::falling) std::reverse(order_.begin(), order_.end());
     if (order == ThreadOrder::shuffled) std::shuffle(order_.begin(), order_.end(), std::mt19937(7));
@@ -140,13 +141,15 @@ class HostBlock {
   /// Runs every thread until it waits. False when all have ended.
   bool take_turns() {
     bool moved = false;
-    for (int const index : order_) {
-      Fiber& fiber = fibers_[static_cast<std::size_t>(index)];
+    for (std::size_t turn = 0; turn < order_.size(); ++turn) {
+      Fiber& fiber = fibers_[static_cast<std::size_t>(order_[turn])];
+      bool ran = false;
       while (fiber.waits == Waits::no) {
-        moved = true;
+        moved = ran = true;
         swapcontext(&scheduler_, &fiber.context);
         if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
       }
+      if (eager_ && ran) turn = static_cast<std::size_t>(-1);  // from the first again
     }
     auto const waiting = [&](Waits waits) {
       return std::count_if(fibers_.begin(), fibers_.end(), [&](Fiber const& f) { return f.waits == waits; });
@@ -177,6 +180,7 @@ class HostBlock {
   std::vector<Warp> warps_;
   std::vector<int> order_;
   std::vector<std::byte> memory_;
+  bool eager_;
   ucontext_t scheduler_{};
   std::exception_ptr thrown_{};
 };

@@ -20,7 +20,11 @@ class HostBlock;
 
 /// In which order the threads of a block take their turns between two barriers. A kernel that needs a barrier
 /// it does not have gives another result in one of them.
-enum class ThreadOrder { rising, falling, shuffled };
+///
+/// eager: as rising, but whoever can go on does before the next gets a turn, so that a warp runs ahead of the
+/// others as far as barriers let it: it overwrites what they have not read yet if a barrier is missing there.
+/// Not for kernels that ask again and again whether something has arrived.
+enum class ThreadOrder { rising, falling, shuffled, eager };
 
 /// The CPU's counterpart of cuda::DeviceThread: what each call means, in plain C++. Every thread of a block
 /// is a fiber; the blocks run one after another. All threads of a warp take part in a shuffle and all of a

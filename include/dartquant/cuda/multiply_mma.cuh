@@ -7,6 +7,7 @@
 #include <dartquant/core/platform.hpp>
 #include <dartquant/cuda/grid.hpp>
 #include <dartquant/cuda/int_product.cuh>
+#include <dartquant/cuda/mma_block.cuh>
 
 namespace dartquant::cuda {
 
@@ -21,29 +22,25 @@ enum class MmaOperands { bytes, nibbles };
 /// Integers are scaled and added in float after every group.
 template <MmaOperands Operands>
 struct MultiplyMma {
-  static constexpr int threads = 256, stages = 4;
-  static constexpr int block_outputs = 128, block_tokens = 128;
+  using Block = MmaBlock;
+  static constexpr int threads = Block::threads, stages = 4;
   static constexpr int x_row = Operands == MmaOperands::bytes ? 64 : 32;  ///< bytes of a token and tile
-  static constexpr int weight_bytes = block_outputs / 16 * 512, x_bytes = block_tokens * x_row;
+  static constexpr int weight_bytes = Block::weight_bytes, x_bytes = Block::tokens * x_row;
   static constexpr int stage_bytes = weight_bytes + x_bytes;
-  static constexpr int panels = 4, token_tiles = 4;  ///< of a warp
+  static constexpr int panels = Block::panels, token_tiles = Block::token_tiles;
   static constexpr int shift = Operands == MmaOperands::bytes ? sixteen_times_shift : 0;
   static constexpr int steps = Operands == MmaOperands::bytes ? 2 : 1;  ///< of a tile
   IntProduct p;
 
-  [[nodiscard]] static Grid grid(IntProduct const& p) {
-    return {.blocks_x = (p.y.out + block_outputs - 1) / block_outputs,
-            .blocks_y = (p.y.tokens + block_tokens - 1) / block_tokens,
-            .shared_bytes = stages * stage_bytes};
-  }
+  [[nodiscard]] static Grid grid(IntProduct const& p) { return Block::grid(p.y, stages * stage_bytes); }
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     if (Operands == MmaOperands::nibbles && !has_nibbles(thread)) return;
     int const tiles = p.w.tiles_of_panel;
     for (int tile = 0; tile < stages - 1; ++tile) copy(thread, tile);
-    std::int32_t dot[panels][token_tiles][4] = {};
-    float sum[panels][token_tiles][4] = {};
+    Block::Fragments<std::int32_t> dot = {};
+    Block::Fragments<float> sum = {};
     float scales[panels][2] = {};
     int const steps_of_group = p.w.groups > 1 ? p.w.width * steps / 64 : tiles * steps;
     for (int tile = 0, step = 0, group = 0; tile < tiles; ++tile) {
@@ -61,39 +58,19 @@ struct MultiplyMma {
         }
       }
     }
-#pragma unroll
-    for (int i = 0; i < panels; ++i)
-#pragma unroll
-      for (int j = 0; j < token_tiles; ++j)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          FragmentPlace const at = FragmentPlace::of(thread.lane(), c);
-          p.finish(thread, first_token(thread) + 8 * j + at.token, (first_panel(thread) + i) * 16 + at.row,
-                   sum[i][j][c]);
-        }
+    Block::finish(thread, p, sum);
   }
 
  private:
-  template <class Thread>
-  DARTQUANT_DEVICE static int first_panel(Thread const& thread) {
-    return thread.block_x() * (block_outputs / 16) + thread.warp() % 2 * panels;
-  }
-  template <class Thread>
-  DARTQUANT_DEVICE static int first_token(Thread const& thread) {
-    return thread.block_y() * block_tokens + thread.warp() / 2 * (8 * token_tiles);
-  }
-
   /// Starts the copies of a tile. What lies behind the last panel or token is left as it is: nothing that is
   /// stored depends on it.
   template <class Thread>
   DARTQUANT_DEVICE void copy(Thread const& thread, int tile) const {
     if (tile < p.w.tiles_of_panel) {
       std::byte* const stage = thread.shared() + tile % stages * stage_bytes;
-      int const panel = thread.block_x() * (block_outputs / 16) + thread.warp();
-      if (panel < p.w.panels)
-        thread.template copy_async<16>(stage + thread.index() * 16, p.w.fragment(panel, tile, thread.lane()));
+      Block::copy_weights(thread, p.w, tile, stage);
       for (int chunk = thread.index(); chunk < x_bytes / 16; chunk += threads) {
-        int const token = thread.block_y() * block_tokens + chunk / (x_row / 16);
+        int const token = thread.block_y() * Block::tokens + chunk / (x_row / 16);
         if (token < p.y.tokens)
           thread.template copy_async<16>(stage + weight_bytes + chunk * 16,
                                          p.staged +
@@ -110,13 +87,14 @@ struct MultiplyMma {
 #pragma unroll
     for (int i = 0; i < panels; ++i)
       for (int half = 0; half < 2; ++half)
-        scales[i][half] = p.w.scales[p.w.cell(first_panel(thread) + i, group, thread.lane() / 4 + 8 * half)];
+        scales[i][half] =
+            p.w.scales[p.w.cell(Block::first_panel(thread) + i, group, thread.lane() / 4 + 8 * half)];
   }
 
   /// One k step: 32 channels of bytes, 64 of nibbles.
   template <class Thread>
   DARTQUANT_DEVICE void multiply(Thread const& thread, int stage, int step,
-                                 std::int32_t (&dot)[panels][token_tiles][4]) const {
+                                 Block::Fragments<std::int32_t>& dot) const {
     std::byte const* const weights = thread.shared() + stage * stage_bytes;
     std::byte const* const x = weights + weight_bytes + thread.warp() / 2 * (8 * token_tiles * x_row);
     std::uint32_t b[token_tiles][2];
@@ -130,8 +108,7 @@ struct MultiplyMma {
     }
 #pragma unroll
     for (int i = 0; i < panels; ++i) {
-      Words4 const a =
-          reinterpret_cast<Words4 const*>(weights + (thread.warp() % 2 * panels + i) * 512)[thread.lane()];
+      Words4 const a = Block::weights(thread, weights, i);
 #pragma unroll
       for (int j = 0; j < token_tiles; ++j) {
         if constexpr (Operands == MmaOperands::nibbles) {
@@ -146,14 +123,13 @@ struct MultiplyMma {
 
   template <class Thread>
   DARTQUANT_DEVICE void promote(Thread const& thread, int group, float const (&scales)[panels][2],
-                                std::int32_t (&dot)[panels][token_tiles][4],
-                                float (&sum)[panels][token_tiles][4]) const {
+                                Block::Fragments<std::int32_t>& dot, Block::Fragments<float>& sum) const {
 #pragma unroll
     for (int i = 0; i < panels; ++i)
 #pragma unroll
       for (int j = 0; j < token_tiles; ++j) {
-        add_group(p, sum[i][j], dot[i][j], shift, scales[i], first_panel(thread) + i, group,
-                  first_token(thread) + 8 * j, thread.lane());
+        add_group(p, sum[i][j], dot[i][j], shift, scales[i], Block::first_panel(thread) + i, group,
+                  Block::first_token(thread) + 8 * j, thread.lane());
 #pragma unroll
         for (int c = 0; c < 4; ++c) dot[i][j][c] = 0;
       }
