@@ -84,9 +84,10 @@ class FoldWriter {
       if (norm.name == family_.attention_norm)
         write_norm(name, weights_.attention_norm(layer), norm.channels);
       else if (norm.name == family_.mlp_norm) write_norm(name, weights_.mlp_norm(layer), norm.channels);
-      else
-        writer_.append(name,
-                       MatrixView<double const>(weights_.model().checkpoint().read_matrix<double>(name)));
+      else {
+        RowMatrix<double> const kept = weights_.model().checkpoint().read_matrix<double>(name);
+        writer_.append(name, MatrixView<double const>(kept));
+      }
     }
   }
 
