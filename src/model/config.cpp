@@ -87,7 +87,7 @@ void read_activation(Json const& config, std::string const& name, ConfigForm con
 void refuse_variants(Json const& config, std::string const& name, ModelConfig const& result) {
   auto const must_be = [&](std::string_view key, bool wanted, std::string_view sentence) {
     if (detail::get_or<bool>(config, key, name, wanted) != wanted)
-      fail(Kind::unsupported, name, ": '", key, "' is ", !wanted, ": ", sentence);
+      fail(Kind::unsupported, name, ": '", key, "' is ", wanted ? "false" : "true", ": ", sentence);
   };
   must_be("do_layer_norm_before", true, "norms after the attention and the MLP are not supported");
   must_be("enable_bias", true, "LayerNorm has a bias, which needs that of the linear layers after it");

@@ -20,7 +20,7 @@ RowMatrix<float> OutputHead::normalize(MatrixView<float const> hidden) const {
 
 void OutputHead::cap(Eigen::Ref<RowMatrix<float>> logits) const {
   auto const cap = static_cast<float>(model_.config().logit_cap);
-  if (cap > 0) logits = cap * (logits.array() / cap).tanh();
+  if (cap > 0) logits = (cap * (logits.array() / cap).tanh()).matrix();
 }
 
 }  // namespace dartquant::detail

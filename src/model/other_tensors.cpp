@@ -49,7 +49,10 @@ void OtherTensors::write_norms(index_t layer) {
     std::string const name = tensor_name(family, layer, norm.name, ".weight");
     if (norm.name == family.attention_norm) write_norm(name, weights_.attention_norm(layer), norm.channels);
     else if (norm.name == family.mlp_norm) write_norm(name, weights_.mlp_norm(layer), norm.channels);
-    else writer_.append(name, MatrixView<double const>(model.checkpoint().read_matrix<double>(name)));
+    else {
+      RowMatrix<double> const kept = model.checkpoint().read_matrix<double>(name);
+      writer_.append(name, MatrixView<double const>(kept));
+    }
   }
 }
 

@@ -23,8 +23,10 @@ TokenWindows tokens() { return some_tokens(2, 24, 96); }
 /// The model with all that can be folded, in F32.
 Model folded(Cpu const& cpu, Model const& model, fs::path const& folder,
              RotationSet set = {.r1 = true, .r2 = true}) {
-  Rotations const rotations =
-      calibrate(cpu, model, tokens(), {.method = Method::quarot, .rotations = set, .seed = 5}).rotations;
+  Rotations rotations;
+  if (set.r1 || set.r2)
+    rotations =
+        calibrate(cpu, model, tokens(), {.method = Method::quarot, .rotations = set, .seed = 5}).rotations;
   FoldOptions options;
   options.rotations = set;
   options.dtype = Dtype::f32;
@@ -115,7 +117,6 @@ TEST_CASE("the bias of v turns with R2, those of o and down with R1", "[hazard]"
     Model const out = folded(cpu, model, scratch / (name + "2"), {.r2 = true});
     CHECK(change(cpu, model, out) < 1e-4);
     std::string const v = std::string(model.family().layer_prefix) + "0.self_attn.v_proj.bias";
-    CHECK(read(out, v).norm() == Approx(read(out, v).norm()));
     CHECK_FALSE(read(out, v).isApprox(read(model, v), 1e-3));
   }
 }
