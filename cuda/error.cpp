@@ -8,10 +8,7 @@ namespace dartquant::cuda {
 namespace {
 
 /// The file's name without the folders of the machine that built the library.
-std::string_view file_of(std::source_location const& place) {
-  std::string_view const path = place.file_name();
-  return path.substr(path.find_last_of('/') + 1);
-}
+std::string_view file_of(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
 
 Error::Kind kind_of(cudaError_t status) {
   switch (status) {
@@ -49,35 +46,34 @@ char const* advice_for(cudaError_t status) {
 
 }  // namespace
 
-void check(cudaError_t status, std::source_location place) {
+void check(cudaError_t status, char const* file, int line) {
   if (status == cudaSuccess) return;
   throw CudaError(kind_of(status),
                   detail::sentence("[cuda] ", cudaGetErrorName(status), ": ", cudaGetErrorString(status),
-                                   " (", file_of(place), ":", place.line(), ")", advice_for(status)),
+                                   " (", file_of(file), ":", line, ")", advice_for(status)),
                   static_cast<int>(status));
 }
 
-void check(cublasStatus_t status, std::source_location place) {
+void check(cublasStatus_t status, char const* file, int line) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   auto const kind = status == CUBLAS_STATUS_ALLOC_FAILED    ? Error::Kind::memory
                     : status == CUBLAS_STATUS_ARCH_MISMATCH ? Error::Kind::unsupported
                                                             : Error::Kind::io;
-  throw CudaError(
-      kind,
-      detail::sentence("[cublas] ", cublasGetStatusName(status), ": ", cublasGetStatusString(status), " (",
-                       file_of(place), ":", place.line(), ")"),
-      static_cast<int>(status));
+  throw CudaError(kind,
+                  detail::sentence("[cublas] ", cublasGetStatusName(status), ": ",
+                                   cublasGetStatusString(status), " (", file_of(file), ":", line, ")"),
+                  static_cast<int>(status));
 }
 
-void check(cusolverStatus_t status, std::source_location place) {
+void check(cusolverStatus_t status, char const* file, int line) {
   if (status == CUSOLVER_STATUS_SUCCESS) return;
   auto const kind = status == CUSOLVER_STATUS_ALLOC_FAILED    ? Error::Kind::memory
                     : status == CUSOLVER_STATUS_ARCH_MISMATCH ? Error::Kind::unsupported
                                                               : Error::Kind::io;
-  throw CudaError(kind,
-                  detail::sentence("[cusolver] status ", static_cast<int>(status), " (", file_of(place), ":",
-                                   place.line(), ")"),
-                  static_cast<int>(status));
+  throw CudaError(
+      kind,
+      detail::sentence("[cusolver] status ", static_cast<int>(status), " (", file_of(file), ":", line, ")"),
+      static_cast<int>(status));
 }
 
 }  // namespace dartquant::cuda

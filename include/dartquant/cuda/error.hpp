@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <source_location>
+#include <string>
 
 #include <dartquant/core/error.hpp>
 
@@ -24,9 +24,9 @@ class CudaError : public Error {
   int code_;
 };
 
-/// Throws CudaError unless the status is that of success.
-void check(cudaError_t status, std::source_location place = std::source_location::current());
-void check(cublasStatus_t status, std::source_location place = std::source_location::current());
-void check(cusolverStatus_t status, std::source_location place = std::source_location::current());
+/// Throws CudaError unless the status is that of success. (clang 14 has no std::source_location.)
+void check(cudaError_t status, char const* file = __builtin_FILE(), int line = __builtin_LINE());
+void check(cublasStatus_t status, char const* file = __builtin_FILE(), int line = __builtin_LINE());
+void check(cusolverStatus_t status, char const* file = __builtin_FILE(), int line = __builtin_LINE());
 
 }  // namespace dartquant::cuda
