@@ -4,7 +4,7 @@
 # run on a machine of stand-ins. Argument: the gpu_table program.
 # shellcheck disable=SC2016  # the stand-ins expand their own variables
 set -euo pipefail
-table=$1
+table=$(realpath "$1")
 script=$(cd "$(dirname "$0")/../.." && pwd)/benchmarks/gpu/run_all.sh
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
