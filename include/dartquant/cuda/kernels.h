@@ -16,9 +16,9 @@
  * runtime refused the launch, for example because this build has no code for the GPU. (cols,
  * dartquant_unsupported): see dartquant_cuda_rows_supported.
  *
- * Speed. Every byte of x is read once and every byte of a result is written once, 16 bytes at a time where
- * rows are aligned to 16 bytes and a multiple of 32 channels wide; else value by value. Fewest channels apart
- * in a thread are 32, so strides and widths of models' layers are all on the fast path. */
+ * Speed. Every byte of x is read once and every byte of a result is written once: 16 bytes at a time where
+ * rows are aligned to 16 bytes and a multiple of 32 channels wide, as those of models' layers are, else value
+ * by value with the same result. */
 
 #include <dartquant/kernels.h>
 
@@ -27,8 +27,8 @@ extern "C" {
 #endif
 
 /* RMSNorm before a transform: x_j <- x_j gain_j / sqrt(mean(x^2) + epsilon). It is computed as one factor per
- * row behind the transform, so a value differs from that order by a few roundings: at most (33 / 2 + 5) 2^-24
- * of the norm of the row. */
+ * row behind the transform, so a value differs from that order by roundings: with stages = log2(block) +
+ * base_order by at most (2 stages + 22) 2^-24 of the norm of the row. */
 typedef struct dartquant_norm {
   void const* gain; /* [cols], or null: 1 */
   dartquant_type gain_type;
@@ -37,8 +37,8 @@ typedef struct dartquant_norm {
 
 /* Whether the calls below do this on the current device: 0, or (cols, dartquant_unsupported) where a row does
  * not fit into the shared memory of a block. Whole rows are needed with a permutation, with a norm and with
- * one scale per row (at most 32768 channels; 25344 on GPUs with 99 KiB of shared memory per block); else a
- * block and a group must fit. norm and q may be null. Other errors as the calls. */
+ * one scale per row (at most 32768 channels; on GPUs with 99 KiB of shared memory per block 25088, fewer with
+ * a norm); else a block and a group must fit. norm and q may be null. Other errors as the calls. */
 dartquant_status dartquant_cuda_rows_supported(dartquant_norm const* norm,
                                                dartquant_transform const* transform,
                                                dartquant_matrix const* x, dartquant_quantized const* q);
