@@ -2,7 +2,9 @@
 #include "flags.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -68,13 +70,17 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
 std::map<std::string, std::string> given_options(CLI::App const& command) {
   std::map<std::string, std::string> given;
   for (CLI::Option const* const option : command.get_options()) {
-    if (option->count() == 0) continue;
+    // These change nothing in an output.
+    constexpr std::array<std::string_view, 5> without_effect{"--threads", "--isa", "--json", "--quiet",
+                                                             "--output"};
+    std::string const name = option->get_name();
+    if (option->count() == 0 || std::ranges::find(without_effect, name) != without_effect.end()) continue;
     std::string values;
     for (std::string value : option->results()) {
       while (value.size() > 1 && value.ends_with('/')) value.pop_back();
       values += (values.empty() ? "" : ",") + value.substr(value.rfind('/') + 1);
     }
-    given[option->get_name()] = values;
+    given[name] = values;
   }
   return given;
 }

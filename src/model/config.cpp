@@ -76,7 +76,7 @@ void read_rope(Json const& config, std::string const& name, ModelConfig& result)
 void read_sizes(Json const& config, std::string const& name, ModelConfig& result) {
   result.hidden = size_member(config, "hidden_size", name);
   result.intermediate = size_member(config, "intermediate_size", name);
-  result.layers = size_member(config, "num_hidden_layers", name, 100'000);
+  result.layers = size_member(config, "num_hidden_layers", name, 4096);
   result.heads = size_member(config, "num_attention_heads", name);
   result.kv_heads = find_member(config, "num_key_value_heads", name) == nullptr
                         ? result.heads

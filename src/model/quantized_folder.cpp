@@ -83,8 +83,7 @@ class QuantizedWriter {
       for (LinearRule const& rule : family_.linears) {
         PackedMap const map = map_of(model_, layer, rule);
         for (TensorInfo& info : packed_infos(map)) infos.push_back(std::move(info));
-        bool const shifted = weights_.shift_bias(layer, rule).size() != 0;
-        if (shifted || detail::has_bias(model_.config(), rule))
+        if (shifted(layer, rule) || detail::has_bias(model_.config(), rule))
           infos.push_back({map.name + "bias", bias_dtype(), {map.out}});
       }
     return infos;
@@ -115,6 +114,12 @@ class QuantizedWriter {
                       .r2 = options.rotations.r2};  // R4 is a transform of a layer
     forward.hessian_windows = options.hessian_windows;
     return forward;
+  }
+
+  [[nodiscard]] bool shifted(index_t layer, LinearRule const& rule) const {
+    LayerTransforms const& parts = weights_.transforms(layer);
+    bool const mlp = rule.linear == Linear::gate_proj || rule.linear == Linear::up_proj;
+    return rule.input_side == Acts::r1 && !(mlp ? parts.mlp_shift : parts.attention_shift).empty();
   }
 
   /// Biases of 16 bits would undo what a shift is for.
@@ -264,6 +269,13 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   rotations.validate(model.config());
   require(!options.rotations.r4 || !model.needs_r4(), "[write_quantized] ", model.folder().string(),
           " holds R4 already; use the original checkpoint");
+  bool const native = options.format == FolderFormat::native;
+  index_t const group = options.quantization.weight_group;
+  for (LinearRule const& rule : model.family().linears) {
+    index_t const channels = detail::extent_of(model.config(), rule.inputs);
+    require(native || group == 0 || channels % group == 0, "[write_quantized] groups of ", group, " in the ",
+            channels, " inputs of ", rule.name, ": compressed-tensors needs groups that divide them");
+  }
   detail::check_output_folder(model.folder(), output);
   FoldReport report{.r1_orthogonality = options.rotations.r1 ? rotations.r1_orthogonality() : 0,
                     .r2_orthogonality = options.rotations.r2 ? rotations.r2_orthogonality() : 0};
@@ -272,7 +284,6 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   QuantizedWriter tensors(cpu, model, held, folder, options);
   CheckpointWriter::Options writer_options;
   writer_options.shard_bytes = options.shard_bytes;
-  bool const native = options.format == FolderFormat::native;
   if (native) writer_options.data_alignment = 64;
   CheckpointWriter writer(output, tensors.tensors(), writer_options);
   tensors.write(writer);

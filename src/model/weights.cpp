@@ -54,8 +54,9 @@ FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const
     : cpu_(cpu), model_(model), rotations_(rotations), active_(active), gains_(gains) {
   if (rotations_ == nullptr || rotations_->r1.size() == 0) active_.r1 = false;
   if (rotations_ == nullptr || rotations_->r2.empty()) active_.r2 = false;
-  require(model.quantized() == nullptr || (rotations == nullptr && !active_.r4), "[FoldedWeights] ",
-          model.folder().string(), " holds packed weights: rotations need the original checkpoint");
+  bool const folds = active_.r1 || active_.r2 || active_.r4 || has_layers();
+  require(model.quantized() == nullptr || !folds, "[FoldedWeights] ", model.folder().string(),
+          " holds packed weights: rotations need the original checkpoint");
   require(!active_.r1 || gains_ == NormGains::folded,
           "[FoldedWeights] R1 and the gains of the norms do not commute: the gains must be folded");
   if (model.needs_r4()) {

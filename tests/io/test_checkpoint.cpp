@@ -84,6 +84,9 @@ TEST_CASE("an index of another form is refused", "[checkpoint][attack]") {
   REQUIRE_ERROR(shards.open("{\"weight_map\":[]}"), format, "must be an object");
   REQUIRE_ERROR(shards.open("[]"), format, "a JSON object");
   REQUIRE_ERROR(shards.open("{\"weight_map\":{\"a\":"), format, "not valid JSON");
+  REQUIRE_ERROR(shards.open(std::string(100'000, '[')), format, "JSON");
+  REQUIRE_ERROR(shards.with("\"a\":\"1.safetensors\xFF\""), format, "JSON");
+  REQUIRE_ERROR(shards.with("\"a\":\"" + std::string(5000, 'x') + "\""), io, "missing");
   REQUIRE_ERROR(shards.open(""), format, "not valid JSON");
 }
 

@@ -334,3 +334,28 @@ TEST_CASE("the example model survives a copy bit by bit", "[safetensors]") {
   for (Tensor const& t : logits.tensors())
     if (t.shape.size() == 2) REQUIRE(logits.read_matrix<float>(t).cols() == 1024);
 }
+
+TEST_CASE("tensors beyond 4 GiB and 2^31 elements are described and reached", "[safetensors]") {
+  TemporaryFolder const folder;
+  fs::path const file = folder / "large.safetensors";
+  std::uint64_t const rows = 3, cols = std::uint64_t{1} << 31,
+                      bytes = 2 * rows * cols;  // 12 GiB that take no space
+  std::string const entry = "{\"w\":{\"dtype\":\"BF16\",\"shape\":[3,2147483648],\"data_offsets\":[0," +
+                            std::to_string(bytes) + "]}}";
+  write_bytes(file, safetensors_bytes(entry));
+  std::uint64_t const size = fs::file_size(file) + bytes;
+  std::error_code error;
+  fs::resize_file(file, size, error);
+  if (error) {
+    WARN("skipped: no sparse file of 12 GiB can be made here");
+    return;
+  }
+  SafetensorsFile const large(file);
+  Tensor const& w = large.tensors()[0];
+  REQUIRE(w.bytes.size() == bytes);
+  REQUIRE(w.shape[1] == index_t{1} << 31);
+  REQUIRE(w.bytes.back() == std::byte{0});
+  REQUIRE(describe(w) == "BF16 [3, 2147483648]");
+  fs::resize_file(file, size - 1);
+  REQUIRE_ERROR(SafetensorsFile(file), format, "'w' lies at bytes");
+}

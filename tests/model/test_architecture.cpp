@@ -91,6 +91,19 @@ TEST_CASE("a config that cannot be run is refused in one sentence", "[config][ba
   REQUIRE_ERROR(parse_with("1e-05", "0"), format, "rms_norm_eps");
   REQUIRE_ERROR(parse_with("]", ", \"x\"]"), format, "architectures");
   REQUIRE_ERROR(parse_config("{"), format, "config.json");
+  REQUIRE_ERROR(parse_config(""), format, "config.json");
+  REQUIRE_ERROR(parse_config("[]"), format, "config.json");
+  REQUIRE_ERROR(parse_config(std::string(1000, '[')), format, "config.json");
+  REQUIRE_ERROR(parse_config(config_of({.more_config = ", \"hidden_size\": 64"})), format, "twice");
+  REQUIRE_ERROR(parse_config(config_of({.more_config = ", \"x\": \"\xFF\""})), format, "config.json");
+  // A few bytes of config must not make a list of a billion tensors, nor sizes whose products wrap.
+  REQUIRE_ERROR(parse_config(config_of({.layers = 1'000'000'000})), format, "num_hidden_layers");
+  REQUIRE_ERROR(parse_config(config_of({.hidden = index_t{1} << 40})), format, "hidden_size");
+  REQUIRE_ERROR(parse_config(config_of({.vocabulary = index_t{1} << 33})), format, "vocab_size");
+  REQUIRE_ERROR(parse_with("\"hidden_size\": 32", "\"hidden_size\": 1e1"), format, "hidden_size");
+  REQUIRE_ERROR(parse_with("\"hidden_size\": 32", "\"hidden_size\": 99999999999999999999"), format,
+                "hidden_size");
+  REQUIRE_ERROR(parse_with("1e-05", "1e999"), format, "config.json");
   REQUIRE_ERROR(parse_config(config_of({.more_config = ", \"quantization_config\": {\"bits\": 4}"})),
                 unsupported, "quantization_config");
   REQUIRE_ERROR(parse_config(config_of({.more_config = ", \"partial_rotary_factor\": 0.5"})), unsupported,

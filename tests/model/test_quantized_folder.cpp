@@ -90,7 +90,7 @@ TEST_CASE("packed folders compute what the same rounding in memory computes", "[
                                               {compressed, "w4a16", 16},
                                               {compressed, "w4a8", 0},
                                               {compressed, "w8a8", 0},
-                                              {compressed, "w4a4", 32}}) {
+                                              {compressed, "w4a4", 16}}) {
     CAPTURE(name_of(format), scheme, group);
     QuantizedFolderOptions options = packed(format, scheme, group);
     options.rotations.r4 = true;
@@ -215,6 +215,7 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[f
   QuantizedFolderOptions options = packed(compressed, "w4a8");
   options.quantization.activation_symmetry = Symmetry::asymmetric;
   REQUIRE_INVALID(refused(options), "symmetric activations");
+  REQUIRE_INVALID(refused(packed(compressed, "w4a16", 32)), "groups of 32 in the 48 inputs of mlp.down_proj");
   options = packed(compressed, "w4a16");
   options.rotations.r3 = true;
   REQUIRE_INVALID(refused(options), "R3 has no place");

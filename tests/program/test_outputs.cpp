@@ -293,3 +293,81 @@ TEST_CASE("two programs do not write one folder at once", "[program][outputs]") 
   CHECK(run_program({"fold", model, "-o", folder}).code == 0);
   CHECK(fs::exists(folder + "/config.json"));
 }
+
+TEST_CASE("quantize writes INT4 folders that eval runs, and says which engine does",
+          "[program][quantize][folder]") {
+  Scratch const scratch;
+  std::string const eval_text = (tiny_llama() / "eval.txt").string();
+  for (std::string const format : {"native", "compressed-tensors"}) {
+    CAPTURE(format);
+    bool const native = format == "native";
+    std::string const folder = scratch / format;
+    std::vector<std::string> line{"quantize",
+                                  model,
+                                  "--method",
+                                  "quarot",
+                                  "--calibration",
+                                  text,
+                                  "--samples",
+                                  "4",
+                                  "--seed",
+                                  "5",
+                                  "--active",
+                                  native ? "r1,r2,r3,r4" : "r1,r2,r4",
+                                  "--scheme",
+                                  native ? "w4a8kv8" : "w4a8",
+                                  "--weight-group",
+                                  native ? "32" : "8",
+                                  "--dtype",
+                                  "f32",
+                                  "--format",
+                                  format,
+                                  "--text",
+                                  eval_text,
+                                  "--windows",
+                                  "4",
+                                  "-o",
+                                  folder,
+                                  "--json",
+                                  scratch / "report.json"};
+    Outcome const written = run_program(line);
+    INFO(written.err);
+    REQUIRE(written.code == 0);
+    CHECK(written.out.find(native ? "embed the kernels" : "vLLM runs R4 as transform_config says") !=
+          std::string::npos);
+    Json const report = Json::parse(read_file(scratch / "report.json"));
+    CHECK(report["max_relative_logit_error"].get<double>() < 1e-4);
+
+    Outcome const eval = run_program({"eval", folder, "--text", eval_text, "--windows", "4", "--original",
+                                      model, "--integers", "--json", scratch / "eval.json"});
+    INFO(eval.err);
+    REQUIRE(eval.code == 0);
+    Json const evaluated = Json::parse(read_file(scratch / "eval.json"));
+    CHECK(evaluated["perplexity"].get<double>() == report["quantized"]["perplexity"].get<double>());
+    CHECK(std::abs(evaluated["integers"]["relative_difference"].get<double>()) < 0.01);
+
+    Json const manifest = Json::parse(read_file(folder + "/dartquant.json"));
+    CHECK(manifest["format"] == format);
+    CHECK(manifest["options"]["--seed"] == "5");
+    CHECK(manifest["options"]["--calibration"] == "calibration.txt");
+    CHECK(manifest["input"]["model.safetensors"]["xxh128"].get<std::string>().size() == 32);
+    CHECK(manifest["input"].contains("tokenizer.json"));
+
+    check_refused(run_program({"fold", folder, "-o", scratch / "again"}), 4);
+    check_refused(run_program({"eval", folder, "--text", eval_text, "--active", "r3"}), 2);
+  }
+}
+
+TEST_CASE("a rotated weight-only output in small groups comes with a warning", "[program][quantize]") {
+  Scratch const scratch;
+  auto const says = [&](std::string const& active, std::string const& group) {
+    Outcome const outcome = run_program({"quantize", model, "--method", "rtn", "--active", active, "--scheme",
+                                         "w4a16", "--weight-group", group, "-o", scratch / "w4"});
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    return outcome.out.find("rotations gain little or nothing") != std::string::npos;
+  };
+  CHECK(says("r4", "8"));
+  CHECK_FALSE(says("r4", "0"));
+  CHECK_FALSE(says("none", "8"));
+}
