@@ -187,6 +187,11 @@ GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path 
   if (odd_rows > 0)
     report.notes.push_back(
         sentence(odd_rows, " matrices have rows of no whole blocks of 32 and are stored as F16"));
+  if (block_elements(dtype) > 1 && (options.rotations.r1 || options.rotations.r2))
+    report.notes.push_back(
+        "weights alone, rounded in blocks of 32, gain little or nothing from rotations (docs/gguf.md has "
+        "figures): "
+        "R1 and R2 pay where activations are rounded too");
   bool const factors = config.rope_scaling.kind == RopeScaling::Kind::llama3;
   if (factors) tensors.push_back({std::string(rope_factors_name), Dtype::f32, {config.head_dim / 2}});
   writer_ = std::make_unique<GgufWriter>(output, metadata_of(model, row, rotations, options, dtype, report),

@@ -164,7 +164,7 @@ TEST_CASE("GGUF: dimensions (CVE-2024-21802, CVE-2025-53630, CVE-2026-33298, ggu
   REQUIRE_ERROR(shaped(huge, 1), format, "a dimension of 18446744073709551615");
   REQUIRE_ERROR(shaped(half, 1), format, "a dimension of");
   REQUIRE_ERROR(shaped(std::uint64_t{1} << 62, 4), format, "too large");
-  REQUIRE_ERROR(shaped(std::uint64_t{1} << 62, 1), format, "too large");          // times 4 bytes
+  REQUIRE_ERROR(shaped(std::uint64_t{1} << 62, 1), format, "too large");  // times 4 bytes
   REQUIRE_ERROR(shaped(std::uint64_t{1} << 59, 1, 8), format, "beyond the end");
   REQUIRE_ERROR(shaped((std::uint64_t{1} << 63) - 32, 1, 8), format, "too large");
   REQUIRE_ERROR(shaped(std::uint64_t{1} << 40, 1), format, "beyond the end");

@@ -197,10 +197,12 @@ TEST_CASE("text that is not UTF-8 and ids without a piece are refused", "[tokeni
 TEST_CASE("normal forms and lower case follow Unicode", "[tokenizer]") {
   // One piece per character that the results may hold; the ids tell what a text became.
   auto const with = [](std::string const& type, std::string const& text) {
-    std::string const file = R"({"added_tokens":[],"pre_tokenizer":null,"decoder":{"type":"Fuse"},"normalizer":{"type":")" +
-                             type + R"("},"model":{"type":"BPE","merges":[],"vocab":{)" +
-                             "\"a\":0,\"b\":1,\"Ä\":2,\"A\":3,\"\u0308\":4,\"ä\":5,\"1\":6,\"\u2044\":7,\"2\":8,\"ﬁ\":9,\"f\":10,"
-                             "\"i\":11,\"한\":12,\"ᄒ\":13,\"ᅡ\":14,\"ᆫ\":15,\"σ\":16,\"\u0307\":17,\"\u0651\":18,\"\u064e\":19}}}";
+    std::string const file =
+        R"({"added_tokens":[],"pre_tokenizer":null,"decoder":{"type":"Fuse"},"normalizer":{"type":")" + type +
+        R"("},"model":{"type":"BPE","merges":[],"vocab":{)" +
+        "\"a\":0,\"b\":1,\"Ä\":2,\"A\":3,\"\u0308\":4,\"ä\":5,\"1\":6,\"\u2044\":7,\"2\":8,\"ﬁ\":9,\"f\":10,"
+        "\"i\":11,\"한\":12,\"ᄒ\":13,\"ᅡ\":14,\"ᆫ\":15,\"σ\":16,\"\u0307\":17,\"\u0651\":18,\"\u064e\":19}"
+        "}}";
     Tokenizer const tokenizer = Tokenizer::parse(file);
     return tokenizer.decode(tokenizer.encode(text));
   };
