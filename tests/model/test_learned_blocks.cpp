@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/quantization_errors.hpp>
 
-#include <algorithm>
+#include <array>
+#include <filesystem>
 
 #include "model/models.hpp"
 
