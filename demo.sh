@@ -24,7 +24,7 @@ run inspect $model --text $model/calibration.txt --samples 16 --brief
 
 step "2. What rotations gain at 4 bits: no rotation, random Hadamard, and two learned ones, three seeds each"
 run compare $model --calibration $model/calibration.txt --text $model/eval.txt --windows 96 \
-  --methods rtn,quarot,dartquant,uniformity --rotations r1,r2,r3,r4 --scheme w4a4kv4,w16a4 --seeds 3 \
+  --methods rtn,quarot,dartquant,centred --rotations r1,r2,r3,r4 --scheme w4a4kv4,w16a4 --seeds 3 \
   --json $output/comparison.json --html $output/report.html
 
 step "3. Learn the rotations R1 and R2 and keep them"

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,7 +30,7 @@ namespace {
 
 constexpr char const* example = R"(Example:
   dartquant compare my-model --calibration train.txt --text test.txt --rotations r1,r2,r3,r4 \
-    --methods rtn,quarot,dartquant,uniformity --scheme w4a4kv4,w16a4 --seeds 5 --html report.html
+    --methods rtn,quarot,dartquant,centred --scheme w4a4kv4,w16a4 --seeds 5 --html report.html
 
 Rounds the model in memory with the rotations of every method and seed, and measures each on the same text.
 rtn is the model without any rotation; it has no seed and appears once. The activations are captured once
@@ -44,7 +45,7 @@ struct CompareFlags {
   index_t seqlen = 0, windows = 0;
   LearningFlags learning;
   SchemeFlags scheme{.scheme = "w4a4kv4"};
-  std::string methods = "rtn,quarot,dartquant,uniformity", rotations = "r1,r2,r3,r4";
+  std::string methods = "rtn,quarot,dartquant,centred", rotations = "r1,r2,r3,r4";
   std::string baseline, csv, html;
   std::string command;  ///< as it was given
   index_t seeds = 1;
@@ -184,6 +185,15 @@ void write_reports(Experiment const& experiment, CompareFlags const& flags, Prog
   write_text(flags.html, to_html(comparison));
 }
 
+/// Every note once, of the first seed that has it.
+void print_notes(std::vector<ModelCalibration> const& calibrations) {
+  std::set<std::pair<Method, std::string>> seen;
+  for (ModelCalibration const& one : calibrations)
+    for (std::string const& note : one.notes)
+      if (seen.emplace(one.method, note).second)
+        fmt::print("note: {} seed {}: {}\n", dartquant::name_of(one.method), one.seed, note);
+}
+
 void run(CompareFlags const& flags) {
   Experiment const experiment = prepare(flags);
   announce(flags, experiment);
@@ -194,9 +204,7 @@ void run(CompareFlags const& flags) {
              comparison.model, experiment.measure.rows(), experiment.measure.cols(),
              experiment.rotations.name(), experiment.learn.rows(), flags.seeds,
              flags.seeds == 1 ? "seed" : "seeds", comparison_table(comparison));
-  for (ModelCalibration const& one : comparison.calibrations)
-    for (std::string const& note : one.notes)
-      fmt::print("note: {} seed {}: {}\n", dartquant::name_of(one.method), one.seed, note);
+  print_notes(comparison.calibrations);
   fmt::print("{}", describe(comparison.results.back().evaluation.notes));
 }
 

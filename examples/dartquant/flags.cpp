@@ -128,6 +128,12 @@ void add_learning_flags(CLI::App& command, LearningFlags& flags) {
   add("--site-rows", flags.site_rows, "activation rows kept for the transform of an input, per layer", "N",
       positive);
   add("--block", flags.block, "channels of a block of such a transform", "N", positive);
+  command
+      .add_option("--optimizer", flags.optimizer,
+                  "in the place of what learned methods take: qr-orth, procrustes or cayley")
+      ->check(CLI::IsMember({"qr-orth", "procrustes", "cayley"}))
+      ->type_name("NAME")
+      ->group(group);
   add("--epochs", flags.r1.epochs, "passes over the rows for R1", "N", counted);
   add("--r2-epochs", flags.r2.epochs, "passes over the rows for R2", "N", counted);
   add("--batch-rows", flags.r1.batch_rows, "rows per step of R1", "N", counted);
@@ -142,6 +148,7 @@ ModelCalibrationOptions LearningFlags::options(RotationSet rotations, std::uint6
           .seed = seed,
           .r1 = r1,
           .r2 = r2,
+          .rule = optimizer.empty() ? std::nullopt : std::optional(parse_rule(optimizer)),
           .block = block};
 }
 

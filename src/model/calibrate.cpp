@@ -12,9 +12,11 @@
 #include <dartquant/transform/hadamard.hpp>
 #include <dartquant/transform/rotation.hpp>
 
+#include "model/balanced_scales.hpp"
 #include "model/centred_sample.hpp"
 #include "model/find_transforms.hpp"
 #include "model/learn.hpp"
+#include "model/learned_blocks.hpp"
 #include "model/ones_direction.hpp"
 
 namespace dartquant {
@@ -94,7 +96,7 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
       factor = detail::output_factor(cpu, model);
       learning.output_factor = &factor;
     }
-    Calibration found = learner_of(method).rotation(cpu, X, learning);
+    Calibration found = learner_of(options).rotation(cpu, X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);
@@ -132,8 +134,8 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
       return;
     }
     HeadCalibration found =
-        learner_of(method).heads(cpu, X, config.heads, config.kv_heads,
-                                 {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
+        learner_of(options).heads(cpu, X, config.heads, config.kv_heads,
+                                  {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
     std::vector<RowMatrix<double>> rotations;
     for (Calibration& head : found.heads) {
       run.r2_status.add(head);
@@ -145,16 +147,25 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
   });
 }
 
-bool transforms_layers(Run const& run) { return traits(run.options.method).transforms(); }
+bool learns_blocks(Run const& run) { return traits(run.options.method).sites == SiteChain::learned_blocks; }
+
+/// In the basis as it is.
+bool transforms_layers(Run const& run) {
+  return traits(run.options.method).transforms() && !learns_blocks(run);
+}
 
 bool finds_r2(Run const& run) { return run.options.rotations.r2 && traits(run.options.method).rotates(); }
 
 bool centres(Run const& run) { return traits(run.options.method).means == InputMeans::subtracted; }
 
+bool balances(Run const& run) { return traits(run.options.method).balanced_scales; }
+
 /// What R1 learns from [rows, hidden], as it is and about its means, and these. Empty where no run asks.
 struct Captured {
   RowMatrix<float> inputs, centred;
+  std::vector<index_t> centred_starts{};
   std::vector<LayerTransforms> shifts{};
+  std::vector<std::vector<double>> down_powers{};
   [[nodiscard]] RowMatrix<float> const& of(Run const& run) const { return centres(run) ? centred : inputs; }
 };
 
@@ -166,12 +177,15 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
   index_t const tokens = windows.size();
   ActivationSample r1_sample(config.hidden, capture.r1_rows, capture.seed);
   std::optional<CentredSample> centred;
-  if (std::any_of(runs.begin(), runs.end(), centres)) centred.emplace(config, capture.r1_rows, capture.seed);
+  if (std::ranges::any_of(runs, [](Run const& run) { return centres(run) || balances(run); }))
+    centred.emplace(config, capture.r1_rows, capture.seed);
   bool const as_given = !std::all_of(runs.begin(), runs.end(), centres);
   std::optional<ActivationSample> r2_sample;
   bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
   std::optional<detail::LayerTransformSearch> search;
   if (std::ranges::any_of(runs, transforms_layers)) search.emplace(cpu, model, tokens, capture);
+  std::optional<detail::LearnedBlocks> blocks;
+  if (std::ranges::any_of(runs, learns_blocks)) blocks.emplace(cpu, config, tokens, capture);
   ForwardOptions options;
   options.gains = NormGains::folded;
   options.observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
@@ -182,6 +196,9 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
     if (search && search->observe(site, layer, first_token, X))
       for (Run& run : runs)
         if (transforms_layers(run)) run.timed([&] { search->find(run.options, run.result); });
+    if (blocks && blocks->observe(site, layer, first_token, X))
+      for (Run& run : runs)
+        if (learns_blocks(run)) run.timed([&] { blocks->find(run.options, run.result); });
     if (site != Site::o_proj_input || !any_r2) return;
     if (!r2_sample) r2_sample.emplace(config.query_channels(), capture.r2_rows, capture.seed);
     r2_sample->add(X, id(layer));
@@ -197,18 +214,38 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
   static_cast<void>(hidden_states(cpu, model, windows, options));
   Captured captured;
   if (as_given) captured.inputs = r1_sample.rows();
-  if (centred) captured = {std::move(captured.inputs), centred->rows(), centred->shifts()};
+  if (centred)
+    captured = {std::move(captured.inputs), centred->rows(), centred->starts(), centred->shifts(),
+                centred->down_powers()};
   return captured;
+}
+
+/// Gives every layer its shifts.
+void add_shifts(std::vector<LayerTransforms> const& shifts, std::vector<LayerTransforms>& layers) {
+  layers.resize(shifts.size());
+  for (std::size_t i = 0; i < shifts.size(); ++i) {
+    layers[i].attention_shift = shifts[i].attention_shift;
+    layers[i].mlp_shift = shifts[i].mlp_shift;
+    layers[i].key_shift = shifts[i].key_shift;
+  }
 }
 
 void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured, EpochProgress const& progress,
                Run& run) {
   ModelCalibration& result = run.result;
   MatrixView<float const> const X = captured.of(run);
-  if (centres(run)) result.rotations.layers = captured.shifts;
+  if (centres(run)) add_shifts(captured.shifts, result.rotations.layers);
   find_r1(cpu, model, X, progress, run);
   if (result.rotations.r1.size() != 0 && model.family().norm == NormKind::layer)
     result.rotations.r1 = detail::keep_ones(std::move(result.rotations.r1));
+  if (balances(run))
+    run.timed([&] {
+      detail::add_balanced_scales(
+          cpu, model, {captured.centred, captured.centred_starts, captured.shifts, captured.down_powers},
+          result.rotations);
+    });
+  if (learns_blocks(run))
+    run.timed([&] { detail::learn_input_blocks(cpu, X, captured.centred_starts, run.options, result); });
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();
@@ -237,6 +274,10 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
   for (ModelCalibrationOptions const& run : options) {
     run.validate();
     runs.push_back({run});
+    bool const dense_only = balances(runs.back()) || learns_blocks(runs.back());
+    require(!dense_only || model.config().mixture.experts == 0, "[calibrate_all] method ",
+            name_of(run.method), " needs one down_proj input per layer, and ", model.config().architecture,
+            " has ", model.config().mixture.experts, " experts; use centred or dartquant");
   }
   Captured const captured = capture_pass(cpu, model, windows, capture, runs);
   std::vector<ModelCalibration> results;

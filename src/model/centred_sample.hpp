@@ -12,9 +12,9 @@
 
 namespace dartquant::detail {
 
-/// The means of the q_proj inputs, up_proj inputs and keys of every layer over all tokens of a pass, and a
-/// sample of the former two about their means. Every site gives the same number of rows. Memory: `rows`
-/// hidden floats and three vectors per layer.
+/// The means of the q_proj inputs, up_proj inputs and keys of every layer over all tokens of a pass, the mean
+/// squares of the down_proj inputs, and a sample of the first two about their means. Every site gives the
+/// same number of rows. Memory: `rows` hidden floats and four vectors per layer.
 class CentredSample {
  public:
   /// At most about `rows` rows in all. Errors: those of ActivationSample.
@@ -27,12 +27,17 @@ class CentredSample {
   [[nodiscard]] std::vector<LayerTransforms> shifts() const;
   /// x - mean of its site [rows, hidden], site by site.
   [[nodiscard]] RowMatrix<float> rows() const;
+  /// The first of these rows of each site, then their number: of the q_proj and up_proj input of layer 0, ...
+  [[nodiscard]] std::vector<index_t> starts() const;
+  /// The mean square of every channel of the down_proj inputs, layer by layer.
+  [[nodiscard]] std::vector<std::vector<double>> down_powers() const;
 
  private:
   struct Mean {
     std::vector<double> sum{};  ///< [channels]
     index_t tokens = 0;
     void add(MatrixView<float const> X);
+    void add_squares(MatrixView<float const> X);
     [[nodiscard]] std::vector<double> value() const;
   };
   struct Input {
@@ -42,7 +47,7 @@ class CentredSample {
   };
 
   std::vector<Input> inputs_;  ///< q_proj and up_proj input of layer 0, of layer 1, ...
-  std::vector<Mean> keys_;
+  std::vector<Mean> keys_, down_squares_;
   bool shifts_keys_;  ///< exact unless scores are capped
 };
 

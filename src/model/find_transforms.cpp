@@ -90,10 +90,13 @@ std::vector<std::string> transform_notes(MethodTraits const& method, ModelConfig
     if (own != block)
       notes.push_back(sentence(method.name, ": blocks of ", block, " do not fit the ", channels,
                                " channels of the ", name_of(input.site), "; it has blocks of ", own,
-                               own == channels ? ", one only, so that a permutation changes nothing" : ""));
+                               own == channels && method.sites != SiteChain::learned_blocks
+                                   ? ", one only, so that a permutation changes nothing"
+                                   : ""));
   }
   if (config.mixture.experts != 0)
     notes.push_back(sentence(method.name, ": the inputs of down_proj of experts are left as they are"));
+  if (method.sites == SiteChain::learned_blocks) return notes;
   notes.push_back(sentence(method.name,
                            ": queries stay in full precision here, keys and values are rounded "
                            "without a transform; DuQuant's code rounds all three"));

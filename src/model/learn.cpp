@@ -5,9 +5,14 @@
 
 namespace dartquant::detail {
 
-Learner learner_of(MethodTraits const& method) {
+LearningRule rule_of(ModelCalibrationOptions const& run) {
+  return run.rule.value_or(traits(run.method).rule);
+}
+
+Learner learner_of(ModelCalibrationOptions const& run) {
+  MethodTraits const& method = traits(run.method);
   Learner learner;
-  switch (method.rule) {
+  switch (rule_of(run)) {
     case LearningRule::qr_orth:
       learner = qr_orth_learner(method.objective);
       break;
@@ -18,8 +23,8 @@ Learner learner_of(MethodTraits const& method) {
       learner = cayley_learner(method.objective);
       break;
   }
-  require(learner.rotation != nullptr, "[calibrate] method ", method.name,
-          ": its objective was not compiled for its optimizer");
+  require(learner.rotation != nullptr, "[calibrate] method ", method.name, " by ", name_of(rule_of(run)),
+          ": its objective does not go with this optimizer here; leave the optimizer to the method");
   return learner;
 }
 

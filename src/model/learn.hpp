@@ -17,6 +17,7 @@ using EpochProgress = std::function<void(CalibrationProgress const&)>;
 struct Learning {
   LearningOptions options{};
   RowScale row_scale = RowScale::as_given;
+  InitialRotation initial = InitialRotation::random_hadamard;
   RowMatrix<double> const* output_factor = nullptr;  ///< of LearnedObjective::output_error, see below
   std::uint64_t seed = 0;
   EpochProgress progress{};
@@ -29,9 +30,11 @@ struct Learner {
                            Learning const& learning) = nullptr;
 };
 
-/// The learner of a method. Precondition: it learns. Errors: InvalidArgument where no learner was compiled
-/// for its objective and rule.
-[[nodiscard]] Learner learner_of(MethodTraits const& method);
+/// The learner of a run's method, by its own rule or that of the run. Precondition: it learns. Errors:
+/// InvalidArgument where no learner was compiled for its objective and rule.
+[[nodiscard]] Learner learner_of(ModelCalibrationOptions const& run);
+/// The rule that a run learns by.
+[[nodiscard]] LearningRule rule_of(ModelCalibrationOptions const& run);
 
 /// L [hidden, hidden], L L^T = the mean of W^T W over all linear layers that the norms of the layers feed,
 /// gains folded, scaled to a trace of `hidden` (OutputError::factor). One tensor in memory at a time.

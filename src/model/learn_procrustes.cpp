@@ -6,7 +6,21 @@
 namespace dartquant::detail {
 
 Learner procrustes_learner(LearnedObjective objective) {
-  return objective == LearnedObjective::whip ? make_learner<Whip, Procrustes>() : Learner{};
+  switch (objective) {
+    case LearnedObjective::whip:
+      return make_learner<Whip, Procrustes>();
+    case LearnedObjective::uniformity:
+      return make_learner<Uniformity, Procrustes>();
+    case LearnedObjective::kurtosis:
+      return make_learner<Kurtosis, Procrustes>();
+    case LearnedObjective::peak:
+      return make_learner<Peak, Procrustes>();
+    case LearnedObjective::variance:
+    case LearnedObjective::quant_error:
+    case LearnedObjective::output_error:
+      break;
+  }
+  return {};
 }
 
 }  // namespace dartquant::detail

@@ -15,6 +15,7 @@ template <class Objective, class Optimizer>
   if (learning.options.learning_rate > 0)
     options.learning_rate = static_cast<float>(learning.options.learning_rate);
   options.row_scale = learning.row_scale;
+  options.initial = learning.initial;
   options.seed = learning.seed;
   options.progress = learning.progress;
   return options;

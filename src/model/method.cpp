@@ -114,6 +114,19 @@ constexpr std::array table{
                  .source = learned,
                  .rule = LearningRule::procrustes,
                  .means = InputMeans::subtracted},
+    MethodTraits{.method = Method::centred_blocks,
+                 .name = "centred+blocks",
+                 .description = "centred, then learned rotations of inputs by blocks and of keys, online",
+                 .source = learned,
+                 .rule = LearningRule::procrustes,
+                 .sites = SiteChain::learned_blocks,
+                 .means = InputMeans::subtracted},
+    MethodTraits{.method = Method::ostquant,
+                 .name = "ostquant",
+                 .description = "procrustes, then folded scales per layer that balance inputs and weights",
+                 .source = learned,
+                 .rule = LearningRule::procrustes,
+                 .balanced_scales = true},
 };
 
 constexpr bool in_order() {
@@ -134,6 +147,25 @@ MethodTraits const& traits(Method method) {
 }
 
 std::string_view name_of(Method method) { return traits(method).name; }
+
+std::string_view name_of(LearningRule rule) {
+  switch (rule) {
+    case LearningRule::qr_orth:
+      return "qr-orth";
+    case LearningRule::procrustes:
+      return "procrustes";
+    case LearningRule::cayley:
+      return "cayley";
+  }
+  return "";
+}
+
+LearningRule parse_rule(std::string_view name) {
+  for (auto const rule : {LearningRule::qr_orth, LearningRule::procrustes, LearningRule::cayley})
+    if (name_of(rule) == name) return rule;
+  throw InvalidArgument(
+      detail::sentence("[parse_rule] '", name, "' is no optimizer (known: qr-orth, procrustes, cayley)"));
+}
 
 Method parse_method(std::string_view name) {
   std::string known;

@@ -177,7 +177,7 @@ void ModelCalibrationOptions::validate() const {
   require(block >= 1, "[ModelCalibrationOptions] block ", block, ": at least one channel is needed");
   MethodTraits const& chosen = traits(method);
   double const rate = std::max(r1.learning_rate, r2.learning_rate);
-  require(!chosen.learns() || chosen.rule != LearningRule::procrustes || !(rate > 0),
+  require(!chosen.learns() || rule.value_or(chosen.rule) != LearningRule::procrustes || !(rate > 0),
           "[ModelCalibrationOptions] learning rate ", rate, " for ", chosen.name,
           ", which has none: leave it out");
 }

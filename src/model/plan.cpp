@@ -63,7 +63,8 @@ void add_transforms(ModelConfig const& config, ModelCalibrationOptions const& op
   index_t const channels = 2 * config.hidden + config.query_channels() + config.intermediate;
   index_t const widest = std::max({config.hidden, config.query_channels(), config.intermediate});
   plan.memory_bytes += bytes_of(rows, channels, 4) + bytes_of(2 * rows, widest, 8);
-  if (traits(options.method).sites == SiteChain::none) return;
+  SiteChain const sites = traits(options.method).sites;
+  if (sites == SiteChain::none || sites == SiteChain::learned_blocks) return;  // learning is added beside
   double const block = static_cast<double>(std::min(options.block, config.intermediate));
   double const search = 2 * steps * 2 * block * static_cast<double>(rows) * static_cast<double>(channels);
   plan.operations += 2 * search * static_cast<double>(config.layers);  // FP64 counts twice

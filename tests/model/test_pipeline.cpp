@@ -136,6 +136,23 @@ TEST_CASE("every method gives orthonormal rotations of the right sizes", "[calib
   REQUIRE(alone.rotations.r2 == dartquant.rotations.r2);
 }
 
+TEST_CASE("a run may learn by another optimizer than its method's own", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(4, 32, 64);
+  std::vector<ModelCalibrationOptions> const runs{
+      {.seed = 3, .rule = LearningRule::procrustes},
+      {.method = Method::procrustes, .seed = 3},
+      {.method = Method::kurtosis, .seed = 3, .rule = LearningRule::procrustes}};
+  std::vector<ModelCalibration> const found = calibrate_all(Cpu(1), model, tokens, runs);
+  REQUIRE(found[0].rotations.r1 == found[1].rotations.r1);
+  REQUIRE(found[0].rotations.r2 == found[1].rotations.r2);
+  REQUIRE(found[2].r1_loss.back() < found[2].r1_loss.front());
+  REQUIRE(parse_rule("qr-orth") == LearningRule::qr_orth);
+  REQUIRE(name_of(LearningRule::cayley) == "cayley");
+  REQUIRE_INVALID(parse_rule("adam"), "qr-orth, procrustes, cayley");
+}
+
 TEST_CASE("centred calibration finds the means of inputs and keys", "[calibrate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
@@ -209,6 +226,11 @@ TEST_CASE("calibration options are checked", "[calibrate][bad]") {
   REQUIRE_INVALID(calibrate(cpu, model, tokens, {.r2 = {.learning_rate = std::nan("")}}), "learning rate");
   REQUIRE_INVALID(calibrate(cpu, model, tokens, {.method = Method::procrustes, .r1 = {.learning_rate = 1}}),
                   "procrustes, which has none");
+  REQUIRE_INVALID(
+      calibrate(cpu, model, tokens, {.r1 = {.learning_rate = 1}, .rule = LearningRule::procrustes}),
+      "dartquant, which has none");
+  REQUIRE_INVALID(calibrate(cpu, model, tokens, {.method = Method::peak, .rule = LearningRule::cayley}),
+                  "method peak by cayley");
   REQUIRE_INVALID(calibrate_all(cpu, model, tokens, {}), "0 runs");
 }
 

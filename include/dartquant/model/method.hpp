@@ -29,7 +29,9 @@ enum class Method {
   duquant_released,
   zigzag_hadamard,
   quarot_heads,
-  centred
+  centred,
+  centred_blocks,
+  ostquant
 };
 
 /// Where the rotations of a method come from.
@@ -57,15 +59,23 @@ enum class LearningRule {
   cayley       ///< calibrate/cayley.hpp
 };
 
+/// "qr-orth" "procrustes" "cayley".
+[[nodiscard]] std::string_view name_of(LearningRule rule);
+/// The rule of a name. Errors: InvalidArgument that lists the names.
+[[nodiscard]] LearningRule parse_rule(std::string_view name);
+
 /// What runs online at the inputs of the linear maps besides the rotations: see LayerTransforms. Those that
-/// are found on activations (all but heads_hadamard) take the basis as it is, so they go with no rotation.
+/// are found on activations take the basis as it is, so they go with no rotation; all but heads_hadamard and
+/// learned_blocks.
 enum class SiteChain {
   none,
   rotation,          ///< one greedy block rotation
   duquant,           ///< greedy rotation, zigzag, greedy rotation
   duquant_released,  ///< the same as DuQuant's released code computes it: row as index, range as peak
   zigzag_hadamard,   ///< zigzag, then one Hadamard transform per block
-  heads_hadamard     ///< only at o_proj: a Hadamard transform across the heads
+  heads_hadamard,    ///< only at o_proj: a Hadamard transform across the heads
+  learned_blocks  ///< a learned rotation per block of every input and one of the keys, after R1, R2, R4, for
+                  ///< R3
 };
 
 /// What happens to the means of the q_proj inputs, the up_proj inputs and the keys.
@@ -84,13 +94,16 @@ struct MethodTraits {
   LearningRule rule = LearningRule::qr_orth;            ///< of learned rotations
   SiteChain sites = SiteChain::none;
   InputMeans means = InputMeans::kept;
+  /// Scales of the norms' outputs and of the up channels that balance activations against weights after R1;
+  /// they fold.
+  bool balanced_scales = false;
   std::optional<double> smoothing{};  ///< alpha of DuQuant's smoothing of the four inputs; absent: none
   /// Its weights are rounded in ranges that are learned, whatever rounding was asked for.
   bool learned_clip = false;
 
   [[nodiscard]] constexpr bool rotates() const { return source != RotationSource::none; }
   [[nodiscard]] constexpr bool learns() const { return source == RotationSource::learned; }
-  /// Finds transforms or scales of single layers.
+  /// Finds transforms or scales of single layers, in the basis as it is or after R1 and R2.
   [[nodiscard]] constexpr bool transforms() const { return sites != SiteChain::none || smoothing; }
   /// Whether the seed changes the result.
   [[nodiscard]] constexpr bool seeded() const {

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/learned_blocks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include <dartquant/calibrate/calibrate.hpp>
+#include <dartquant/core/random.hpp>
+#include <dartquant/transform/block_rotation.hpp>
+#include <dartquant/transform/hadamard.hpp>
+#include <dartquant/transform/hadamard_matrix.hpp>
+#include <dartquant/transform/transform.hpp>
+
+#include "model/find_transforms.hpp"
+#include "model/learn.hpp"
+#include "model/weights.hpp"
+
+namespace dartquant::detail {
+namespace {
+
+constexpr std::array sampled{Site::key, Site::o_proj_input, Site::down_proj_input};
+
+/// A seed of its own for every input of every layer.
+std::uint64_t site_seed(ModelCalibrationOptions const& run, index_t layer, Site site) {
+  return Philox(run.seed, 0x424cu)
+      .bits(static_cast<std::uint64_t>(layer) * 8 + static_cast<std::uint64_t>(site));
+}
+
+/// `chain`, then one rotation per block of X, each learned on its own channels from the identity on. X has
+/// been through `chain`.
+Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> X, Site site,
+                      ModelCalibrationOptions const& run, index_t layer, ModelCalibration& result) {
+  index_t const block = block_of(SiteChain::learned_blocks, X.cols(), run.block), blocks = X.cols() / block;
+  if (block == 1) return chain;
+  HeadCalibration found = learner_of(run).heads(
+      cpu, X, blocks, blocks, {.initial = InitialRotation::identity, .seed = site_seed(run, layer, site)});
+  std::vector<RowMatrix<double>> rotations;
+  for (Calibration& one : found.heads) rotations.push_back(std::move(one.rotation));
+  BlockRotation turn(std::move(rotations));
+  RowMatrix<float> turned = as_eigen(X);
+  turn.apply(cpu, MatrixView<float>(turned));
+  result.transforms.push_back({.site = site,
+                               .layer = layer,
+                               .block = block,
+                               .largest_before = as_eigen(X).cwiseAbs().maxCoeff(),
+                               .largest_after = turned.cwiseAbs().maxCoeff()});
+  return chain.then(std::move(turn));
+}
+
+/// The same after a Hadamard transform, on rows of unit RMS.
+Transform with_mixed_blocks(Cpu const& cpu, RowMatrix<float> X, Site site, ModelCalibrationOptions const& run,
+                            index_t layer, ModelCalibration& result) {
+  Transform const chain = Transform(X.cols()).then(Hadamard(X.cols(), online_block(X.cols())));
+  chain.apply(cpu, MatrixView<float>(X));
+  cpu.normalize_rows<float>(X);
+  return with_blocks(cpu, chain, X, site, run, layer, result);
+}
+
+}  // namespace
+
+LearnedBlocks::LearnedBlocks(Cpu const& cpu, ModelConfig const& config, index_t tokens,
+                             CaptureOptions const& capture)
+    : cpu_(cpu),
+      config_(config),
+      tokens_(tokens),
+      rows_(std::max<index_t>(1, capture.r2_rows / 4)),
+      seed_(capture.seed) {}
+
+bool LearnedBlocks::observe(Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+  if (std::ranges::find(sampled, site) == sampled.end()) return false;
+  if (layer != layer_) samples_.clear();
+  layer_ = layer;
+  auto const sample = samples_.try_emplace(site, ActivationSample(X.cols(), rows_, seed_)).first;
+  sample->second.add(X, static_cast<std::uint64_t>(layer * tokens_ + first_token));
+  return site == Site::down_proj_input && first_token + X.rows() == tokens_;
+}
+
+RowMatrix<float> LearnedBlocks::output_inputs(Rotations const& rotations) const {
+  RowMatrix<float> X = samples_.at(Site::o_proj_input).rows();
+  if (rotations.r2.empty()) return X;
+  index_t const size = config_.head_dim, group = config_.heads / config_.kv_heads;
+  for (index_t head = 0; head < config_.heads; ++head)
+    X.middleCols(head * size, size) *=
+        rotations.r2[static_cast<std::size_t>(layer_)][static_cast<std::size_t>(head / group)].cast<float>();
+  return X;
+}
+
+RowMatrix<float> LearnedBlocks::centred_keys() const {
+  RowMatrix<float> K = samples_.at(Site::key).rows();
+  Eigen::RowVectorXd const mean = K.cast<double>().colwise().mean();
+  K.rowwise() -= mean.cast<float>();
+  return Eigen::Map<RowMatrix<float> const>(K.data(), K.rows() * config_.kv_heads, config_.head_dim);
+}
+
+void LearnedBlocks::find(ModelCalibrationOptions const& run, ModelCalibration& result) const {
+  LayerTransforms layer;
+  layer.o_proj_input =
+      with_mixed_blocks(cpu_, output_inputs(result.rotations), Site::o_proj_input, run, layer_, result);
+  layer.down_proj_input = with_mixed_blocks(cpu_, samples_.at(Site::down_proj_input).rows(),
+                                            Site::down_proj_input, run, layer_, result);
+  if (hadamard_order(config_.head_dim)) {
+    Calibration keys = learner_of(run).rotation(
+        cpu_, centred_keys(), {.row_scale = RowScale::unit_rms, .seed = site_seed(run, layer_, Site::key)});
+    layer.key_rotation.emplace(std::move(keys.rotation));
+  }
+  result.rotations.layers.push_back(std::move(layer));
+}
+
+void learn_input_blocks(Cpu const& cpu, MatrixView<float const> rows, std::vector<index_t> const& starts,
+                        ModelCalibrationOptions const& run, ModelCalibration& result) {
+  for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
+    RowMatrix<float> X = as_eigen(rows.rows(starts[i], starts[i + 1] - starts[i]));
+    if (result.rotations.r1.size() != 0) X = apply(cpu, result.rotations.r1, X);
+    auto const index = static_cast<index_t>(i / 2);
+    LayerTransforms& layer = result.rotations.layers[i / 2];
+    Site const site = i % 2 == 0 ? Site::q_proj_input : Site::up_proj_input;
+    auto& transform = i % 2 == 0 ? layer.q_proj_input : layer.up_proj_input;
+    transform = with_blocks(cpu, Transform(X.cols()), X, site, run, index, result);
+  }
+}
+
+}  // namespace dartquant::detail
