@@ -75,7 +75,7 @@ void write_checkpoint(fs::path const& folder, Sizes const& sizes) {
   writer.commit();
 }
 
-void copy(fs::path const& from, fs::path const& to) {
+void copy_checkpoint(fs::path const& from, fs::path const& to) {
   fs::create_directories(to);
   for (fs::directory_entry const& entry : fs::directory_iterator(from))
     copy_file_atomically(entry.path(), to / entry.path().filename());
@@ -149,7 +149,7 @@ int main(int count, char** arguments) try {
     fs::remove_all(root / name);
     return measured;
   };
-  Measured const copied = job("copy", [&](fs::path const& to) { copy(root / "in", to); });
+  Measured const copied = job("copy", [&](fs::path const& to) { copy_checkpoint(root / "in", to); });
   double const copy_speed = bytes / copied.seconds;
   print("copy", copied, bytes, copy_speed);
   Cpu const cpu = Cpu(sizes.threads).with_kernels(compiled_kernels());
