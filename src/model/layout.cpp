@@ -2,6 +2,7 @@
 #include "model/layout.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include <dartquant/core/error.hpp>
 
@@ -200,7 +201,7 @@ std::vector<index_t> ModelConfig::down_widths() const {
   if (any_sparse) widths.push_back(mixture.intermediate);
   if (any_sparse && mixture.shared_intermediate != 0) widths.push_back(mixture.shared_intermediate);
   std::ranges::sort(widths, std::greater<>());
-  widths.erase(std::ranges::unique(widths).begin(), widths.end());
+  widths.erase(std::unique(widths.begin(), widths.end()), widths.end());
   return widths;
 }
 
