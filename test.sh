@@ -26,7 +26,10 @@ extra=()
 case " $* " in *" clang "*) extra+=(clang) ;; esac
 case " $* " in *" fuzz "*) extra+=(clang libclang-rt-14-dev) ;; esac
 case " $* " in *" aarch64 "*) extra+=(g++-aarch64-linux-gnu qemu-user) ;; esac
-bash cmake/install-packages.sh "${extra[@]}"
+bash cmake/install-packages.sh ccache "${extra[@]}"
+
+# The presets and the tests of the package compile many files of the library alike: each is compiled once.
+export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 for preset in "$@"; do
   echo "== $preset: configure and build"
