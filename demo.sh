@@ -13,7 +13,7 @@ run() { printf '$ dartquant %s\n' "$*"; "$program" "$@"; }
 
 bash cmake/install-packages.sh
 step "Build the program for this machine in build/demo"
-cmake --preset native -B build/demo -DDARTQUANT_BUILD_TESTS=OFF -DDARTQUANT_BUILD_BENCHMARKS=OFF -DDARTQUANT_INSTALL=OFF \
+cmake --preset native -B build/demo -DDARTQUANT_BUILD_TESTS=OFF -DDARTQUANT_BUILD_BENCHMARKS=OFF -DDARTQUANT_INSTALL=OFF -DDARTQUANT_UNITY_BUILD=ON \
   -DCMAKE_COMPILE_WARNING_AS_ERROR=OFF > /dev/null
 cmake --build build/demo --target dartquant_program
 mkdir -p "$output"

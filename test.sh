@@ -33,7 +33,7 @@ export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACH
 
 for preset in "$@"; do
   echo "== $preset: configure and build"
-  cmake --preset "$preset" > /dev/null
+  cmake --preset "$preset" -DDARTQUANT_UNITY_BUILD=ON > /dev/null
   cmake --build --preset "$preset"
   echo "== $preset: test"
   ctest --preset "$preset" --parallel "$(nproc)"

@@ -216,12 +216,14 @@ template <class T>
 /// block that does not divide the channels or has no Hadamard matrix where one is asked for, or with the
 /// place of a value that is not finite. Constant activations and a single token are fine. Memory: 8 bytes per
 /// value of X. Cost: see greedy_rotation. Source: DuQuant (arXiv 2406.01721).
-[[nodiscard]] inline DuQuantResult duquant_transform(Cpu const& cpu, MatrixView<float const> X,
-                                                     DuQuantOptions const& options = {}) {
+template <class = void>
+[[nodiscard]] DuQuantResult duquant_transform(Cpu const& cpu, MatrixView<float const> X,
+                                              DuQuantOptions const& options = {}) {
   return detail::duquant_transform(cpu, X, options);
 }
-[[nodiscard]] inline DuQuantResult duquant_transform(Cpu const& cpu, MatrixView<double const> X,
-                                                     DuQuantOptions const& options = {}) {
+template <class = void>
+[[nodiscard]] DuQuantResult duquant_transform(Cpu const& cpu, MatrixView<double const> X,
+                                              DuQuantOptions const& options = {}) {
   return detail::duquant_transform(cpu, X, options);
 }
 

@@ -48,7 +48,8 @@ namespace detail {
 /// sqrt(block), exchanges bring it to the front, and a Haar rotation Q' mixes the other columns: Rt =
 /// base diag(1, Q'). The first entry of its first row is 1 / sqrt(block), the rest of that row a random
 /// direction: an outlier is spread like a random unit vector.
-[[nodiscard]] inline RowMatrix<double> greedy_base(index_t block, std::uint64_t seed) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> greedy_base(index_t block, std::uint64_t seed) {
   RowMatrix<double> R = RowMatrix<double>::Identity(block, block);
   for (index_t i = 0; i + 1 < block; ++i) {
     double const c = 1 / std::sqrt(static_cast<double>(i + 2)), s = std::sqrt(1 - c * c);
@@ -170,8 +171,9 @@ class GreedyRows {
 /// of (X, block, options) alone. Errors: InvalidArgument unless X has at least one row, is finite, and block
 /// divides its channels. Cost: per step block^3 and, for every block of X whose norm exceeds the present
 /// peak, block^2 multiply-adds. Source: DuQuant (arXiv 2406.01721), section 3.2.
-[[nodiscard]] inline GreedyRotation greedy_rotation(Cpu const& cpu, MatrixView<double const> X, index_t block,
-                                                    GreedyOptions const& options = {}) {
+template <class = void>
+[[nodiscard]] GreedyRotation greedy_rotation(Cpu const& cpu, MatrixView<double const> X, index_t block,
+                                             GreedyOptions const& options = {}) {
   options.validate();
   detail::require(X.rows() >= 1 && X.cols() >= 1, "[greedy_rotation] activations of ", X.rows(), " x ",
                   X.cols(), ": at least one value is needed");

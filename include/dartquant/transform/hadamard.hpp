@@ -153,7 +153,8 @@ class Hadamard {
 /// with channels = odd * 2^power and Q a Haar rotation of order `odd`, so a model of any width can be
 /// calibrated; class Hadamard refuses such an order. A function of (channels, seed) alone. Errors:
 /// InvalidArgument for channels < 1. Cost: channels^2 memory, odd^3 for Q.
-[[nodiscard]] inline RowMatrix<double> random_hadamard(index_t channels, std::uint64_t seed) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> random_hadamard(index_t channels, std::uint64_t seed) {
   detail::require(channels >= 1, "[random_hadamard] ", channels, " channels: at least one is needed");
   RowMatrix<double> R;
   if (hadamard_order(channels)) {

@@ -40,7 +40,8 @@ namespace detail {
 }
 
 /// The +-1 matrix of a base order. Precondition: order is 1 or is_hadamard_base(order).
-[[nodiscard]] inline RowMatrix<double> hadamard_base_matrix(index_t order) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> hadamard_base_matrix(index_t order) {
   if (order == 1) return RowMatrix<double>::Ones(1, 1);
   if (is_paley1_order(order)) return paley1(order);
   if (is_paley2_order(order)) return paley2(order);
@@ -89,7 +90,8 @@ namespace detail {
 
 /// The +-1 matrix H [n, n], H H^T = n I, H = H_base (x) H_2^power (base index slow, power index fast).
 /// Errors: InvalidArgument for an order that hadamard_order does not know. Cost: n^2 memory.
-[[nodiscard]] inline RowMatrix<double> hadamard_matrix(index_t n) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> hadamard_matrix(index_t n) {
   auto const order = hadamard_order(n);
   if (!order) detail::refuse_hadamard_order("hadamard_matrix", n, n);
   RowMatrix<double> const base = detail::hadamard_base_matrix(order->base);

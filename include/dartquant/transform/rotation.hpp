@@ -29,7 +29,8 @@ inline void require_square_finite(char const* who, MatrixView<double const> R) {
 }
 
 /// E = R^T R - I, upper triangle only. Half the work of a full product.
-[[nodiscard]] inline RowMatrix<double> gram_error(Cpu const& cpu, MatrixView<double const> R) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> gram_error(Cpu const& cpu, MatrixView<double const> R) {
   constexpr index_t panel = 512;
   index_t const n = R.cols();
   RowMatrix<double> E(n, n);
@@ -59,7 +60,8 @@ inline void require_square_finite(char const* who, MatrixView<double const> R) {
 /// [n, n], below 30 when R is orthonormal to single precision. The norm is the largest column sum of
 /// magnitudes; computed in double. Infinite when an entry is not finite. Errors: InvalidArgument unless R is
 /// square and not empty. Cost: n^3 multiply-adds, n^2 memory. Source: LAPACK working note 41, xQRT01.
-[[nodiscard]] inline double orthogonality_ratio(Cpu const& cpu, MatrixView<double const> R) {
+template <class = void>
+[[nodiscard]] double orthogonality_ratio(Cpu const& cpu, MatrixView<double const> R) {
   detail::require(R.rows() == R.cols() && R.rows() >= 1, "[orthogonality_ratio] rotation of ", R.rows(),
                   " x ", R.cols(), ": must be square and not empty");
   RowMatrix<double> const E = detail::gram_error(cpu, R);
@@ -76,24 +78,30 @@ inline void require_square_finite(char const* who, MatrixView<double const> R) {
 }
 
 /// The same on the calling thread.
-[[nodiscard]] inline double orthogonality_ratio(MatrixView<double const> R) {
+template <class = void>
+[[nodiscard]] double orthogonality_ratio(MatrixView<double const> R) {
   return orthogonality_ratio(Cpu(1), R);
 }
 
 /// orthogonality_ratio(R) < 30, LAPACK's threshold; false when an entry is not finite.
-[[nodiscard]] inline bool is_orthonormal(Cpu const& cpu, MatrixView<double const> R) {
+template <class = void>
+[[nodiscard]] bool is_orthonormal(Cpu const& cpu, MatrixView<double const> R) {
   return orthogonality_ratio(cpu, R) < 30;
 }
 
 /// The same on the calling thread.
-[[nodiscard]] inline bool is_orthonormal(MatrixView<double const> R) { return is_orthonormal(Cpu(1), R); }
+template <class = void>
+[[nodiscard]] bool is_orthonormal(MatrixView<double const> R) {
+  return is_orthonormal(Cpu(1), R);
+}
 
 /// A random orthogonal matrix [n, n], uniform (Haar) on the orthogonal group: the Q of the QR factorisation
 /// of a Gaussian matrix, its columns' signs chosen so that the triangular factor has a positive diagonal. The
 /// determinant is +1 or -1. A function of (n, seed) alone. Errors: InvalidArgument for n < 1. Cost: 8/3 n^3
 /// on the calling thread. Source: Mezzadri, "How to generate random matrices from the classical compact
 /// groups", 2007.
-[[nodiscard]] inline RowMatrix<double> haar_rotation(index_t n, std::uint64_t seed) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> haar_rotation(index_t n, std::uint64_t seed) {
   detail::require(n >= 1, "[haar_rotation] order ", n, ": must be at least 1");
   Philox const random(seed);
   Eigen::MatrixXd gaussian(n, n);
@@ -111,7 +119,8 @@ inline void require_square_finite(char const* who, MatrixView<double const> R) {
 /// precision). On an error R is unchanged. Errors: InvalidArgument unless R is square and finite;
 /// Error(numerics) when 12 steps do not suffice, as for a singular matrix. Cost: 3 n^3 multiply-adds per
 /// step. Source: Higham, "Functions of Matrices", 2008, section 8.3.
-inline void reorthonormalize(Cpu const& cpu, MatrixView<double> R) {
+template <class = void>
+void reorthonormalize(Cpu const& cpu, MatrixView<double> R) {
   constexpr double target = 1e-12;
   constexpr int most_steps = 12;
   detail::require_square_finite("reorthonormalize", R);
@@ -187,31 +196,36 @@ template <class T>
 /// W [out, channels] <- W R, accumulated in FP64 and rounded once: the input side of a linear layer, so that
 /// X W^T = (X R) (W R)^T. Errors: InvalidArgument when shapes do not fit or R is not finite. Cost: out
 /// channels^2 multiply-adds; 16 * 512 * channels bytes.
-inline void rotate_inputs(Cpu const& cpu, MatrixView<float> W, MatrixView<double const> R) {
+template <class = void>
+void rotate_inputs(Cpu const& cpu, MatrixView<float> W, MatrixView<double const> R) {
   detail::rotate_inputs(cpu, W, R);
 }
-inline void rotate_inputs(Cpu const& cpu, MatrixView<double> W, MatrixView<double const> R) {
+template <class = void>
+void rotate_inputs(Cpu const& cpu, MatrixView<double> W, MatrixView<double const> R) {
   detail::rotate_inputs(cpu, W, R);
 }
 
 /// W [out, channels] <- R^T W, accumulated in FP64 and rounded once: the output side of a linear layer, so
 /// that X W'^T = (X W^T) R. A bias is the view {data, out, 1}. Errors: InvalidArgument when shapes do not fit
 /// or R is not finite. Cost: out^2 channels multiply-adds; 16 * 512 * out bytes.
-inline void rotate_outputs(Cpu const& cpu, MatrixView<float> W, MatrixView<double const> R) {
+template <class = void>
+void rotate_outputs(Cpu const& cpu, MatrixView<float> W, MatrixView<double const> R) {
   detail::rotate_outputs(cpu, W, R);
 }
-inline void rotate_outputs(Cpu const& cpu, MatrixView<double> W, MatrixView<double const> R) {
+template <class = void>
+void rotate_outputs(Cpu const& cpu, MatrixView<double> W, MatrixView<double const> R) {
   detail::rotate_outputs(cpu, W, R);
 }
 
 /// X R for activations X [tokens, channels], in the precision of X. Errors: InvalidArgument when shapes do
 /// not fit or R is not finite. Cost: tokens channels^2 multiply-adds.
-[[nodiscard]] inline RowMatrix<float> apply(Cpu const& cpu, MatrixView<double const> R,
-                                            MatrixView<float const> X) {
+template <class = void>
+[[nodiscard]] RowMatrix<float> apply(Cpu const& cpu, MatrixView<double const> R, MatrixView<float const> X) {
   return detail::apply_rotation<float>(cpu, R, X);
 }
-[[nodiscard]] inline RowMatrix<double> apply(Cpu const& cpu, MatrixView<double const> R,
-                                             MatrixView<double const> X) {
+template <class = void>
+[[nodiscard]] RowMatrix<double> apply(Cpu const& cpu, MatrixView<double const> R,
+                                      MatrixView<double const> X) {
   return detail::apply_rotation<double>(cpu, R, X);
 }
 
