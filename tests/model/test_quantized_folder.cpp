@@ -215,7 +215,7 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[f
   QuantizedFolderOptions options = packed(compressed, "w4a8");
   options.quantization.activation_symmetry = Symmetry::asymmetric;
   REQUIRE_INVALID(refused(options), "symmetric activations");
-  REQUIRE_INVALID(refused(packed(compressed, "w4a16", 32)), "groups of 32 in the 48 inputs of mlp.down_proj");
+  REQUIRE_INVALID(refused(packed(compressed, "w4a16", 32)), "groups of 32 in the 48 inputs of model.layers.0.mlp.down_proj");
   options = packed(compressed, "w4a16");
   options.rotations.r3 = true;
   REQUIRE_INVALID(refused(options), "R3 has no place");
