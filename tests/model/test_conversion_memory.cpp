@@ -63,11 +63,13 @@ TEST_CASE("conversion holds a few tensors of one layer, never the checkpoint", "
   double const folding = growth([&] {
     static_cast<void>(fold(cpu, model, rotations, folder / "folded", {.rotations = {.r1 = true}}));
   });
-  CHECK(folding < 4 * layer + 8e6);
+  // The program and its buffers take some MB of their own; the whole checkpoint, 34 MB, would not fit.
+  constexpr double own = 12e6;
+  CHECK(folding < 4 * layer + own);
   double const packing = growth([&] {
     QuantizedFolderOptions options;
     options.rotations = {.r1 = true};
     static_cast<void>(write_quantized(cpu, model, rotations, folder / "packed", options));
   });
-  CHECK(packing < 4 * layer + 8e6);
+  CHECK(packing < 4 * layer + own);
 }

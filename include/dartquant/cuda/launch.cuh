@@ -14,6 +14,8 @@ namespace dartquant::cuda {
 
 namespace detail {
 
+using namespace dartquant::detail;  // what is private to the floors below is found under the same name here
+
 /// Body::blocks, where it has one: blocks that a multiprocessor shall hold at a time, so that registers are
 /// allotted accordingly.
 template <class Body>
