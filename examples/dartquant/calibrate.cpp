@@ -26,7 +26,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* calibrate_example =
     "Example:\n"
     "  dartquant calibrate my-model --text my-text.txt -o rotations.safetensors\n"
     "  dartquant fold      my-model --rotations rotations.safetensors -o my-model-folded\n\n"
@@ -122,7 +122,7 @@ void add_calibrate(CLI::App& program) {
       ->capture_default_str();
   add_method_flag(*command, flags->learning);
   add_learning_flags(*command, flags->learning);
-  command->footer(example);
+  command->footer(calibrate_example);
   command->callback([flags] { run(*flags); });
 }
 

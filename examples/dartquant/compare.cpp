@@ -28,7 +28,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example = R"(Example:
+constexpr char const* compare_example = R"(Example:
   dartquant compare my-model --calibration train.txt --text test.txt --rotations r1,r2,r3,r4 \
     --methods rtn,quarot,dartquant,centred --scheme w4a4kv4,w16a4 --seeds 5 --html report.html
 
@@ -242,7 +242,7 @@ void add_compare(CLI::App& program) {
   add_learning_flags(*command, flags->learning);
   command->add_option("--html", flags->html, "write a page with tables and pictures to this file")
       ->type_name("FILE");
-  command->footer(example);
+  command->footer(compare_example);
   command->callback([flags, command] {
     flags->command = command_line(*command);
     run(*flags);

@@ -26,7 +26,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* eval_example =
     "Examples:\n"
     "  dartquant eval my-model --text wikitext.txt\n"
     "  dartquant eval my-model --text wikitext.txt --scheme w4a4kv4 --rotations rotations.safetensors\n"
@@ -234,7 +234,7 @@ void add_eval(CLI::App& program) {
           "--reference", flags->reference,
           "safetensors file with `logits` [tokens, vocabulary] and perhaps `input_ids` to compare with")
       ->type_name("FILE");
-  command->footer(example);
+  command->footer(eval_example);
   command->callback([flags] { run(*flags); });
 }
 

@@ -22,7 +22,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* fold_example =
     "Example:\n"
     "  dartquant fold my-model --rotations rotations.safetensors -o my-model-folded\n"
     "  dartquant fold my-model --rotations rotations.safetensors -o my-model-rotated.gguf --dtype f16\n\n"
@@ -138,7 +138,7 @@ void add_fold(CLI::App& program) {
       ->check(CLI::IsMember({"hf", "gguf"}));
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to check on (default: pseudo-random tokens)");
-  command->footer(example);
+  command->footer(fold_example);
   command->callback([flags, command] {
     flags->given = given_options(*command);
     run(*flags);

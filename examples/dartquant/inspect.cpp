@@ -23,7 +23,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* inspect_example =
     "Examples:\n"
     "  dartquant inspect my-model\n"
     "  dartquant inspect my-model --text my-text.txt\n"
@@ -203,7 +203,7 @@ void add_inspect(CLI::App& program) {
   command->add_option("--active", flags->active, "which of r1,r2,r3,r4 act; default those of the file")
       ->type_name("LIST");
   command->add_flag("--brief", flags->brief, "one line per kind of input: the layer that stands out most");
-  command->footer(example);
+  command->footer(inspect_example);
   command->callback([flags] { run(*flags); });
 }
 

@@ -28,7 +28,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* quantize_example =
     "Examples:\n"
     "  dartquant quantize my-model --calibration train.txt --text test.txt --scheme w4a16 -o my-model-w4\n"
     "  dartquant quantize my-model --rotations rotations.safetensors --scheme w4a4kv4 -o my-model-w4\n"
@@ -312,7 +312,7 @@ void add_quantize(CLI::App& program) {
       ->capture_default_str();
   add_method_flag(*command, flags->learning);
   add_learning_flags(*command, flags->learning);
-  command->footer(example);
+  command->footer(quantize_example);
   command->callback([flags, command] {
     flags->given = given_options(*command);
     run(*flags);

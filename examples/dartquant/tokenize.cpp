@@ -20,7 +20,7 @@
 namespace dartquant::program {
 namespace {
 
-constexpr char const* example =
+constexpr char const* tokenize_example =
     "Example:\n"
     "  dartquant tokenize my-model --text wikitext.txt -o wikitext.npy\n\n"
     "Of a folder only tokenizer.json is read; a GGUF file must hold a whole model. Other commands take the "
@@ -58,7 +58,7 @@ void add_tokenize(CLI::App& program) {
   command->add_option("-o,--output", flags->output, "one-dimensional .npy file of int32 to write")
       ->type_name("FILE.npy")
       ->required();
-  command->footer(example);
+  command->footer(tokenize_example);
   command->callback([flags] { run(*flags); });
 }
 

@@ -85,6 +85,7 @@ RowMatrix<T> TensorFile::read_matrix(Tensor const& tensor, NonFinite non_finite)
            static_cast<index_t>(bad) / cols, ", column ", static_cast<index_t>(bad) % cols,
            "; the weights are damaged");
   }
+  if (tensor.added != 0) matrix.array() -= static_cast<T>(tensor.added);
   return tensor.interleaved_heads > 0 ? without_interleaving(matrix, tensor) : matrix;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 #include <utility>
 
 #include <dartquant/core/error.hpp>
@@ -132,7 +133,7 @@ RowMatrix<T> interleaved(MatrixView<T const> values, index_t head_dim) {
 class GgufOutput::RenamingSink final : public TensorSink {
  public:
   RenamingSink(Model const& model, GgufArchitecture const& row, GgufWriter& writer)
-      : model_(model), row_(row), writer_(writer) {}
+      : model_(model), row_(row), names_(model.family()), writer_(writer) {}
 
   void append(std::string_view name, MatrixView<float const> values) override { put(name, values); }
   void append(std::string_view name, MatrixView<double const> values) override { put(name, values); }
@@ -142,13 +143,19 @@ class GgufOutput::RenamingSink final : public TensorSink {
 
  private:
   [[nodiscard]] std::string renamed(std::string_view name) const {
-    auto const gguf = to_gguf_name(model_.family(), name);
-    require(gguf.has_value(), "[fold] the tensor '", name, "' has no name in GGUF");
-    return *gguf;
+    std::string gguf = names_.to_gguf(name);
+    require(!gguf.empty(), "[fold] the tensor '", name, "' has no name in GGUF");
+    return gguf;
   }
   template <class T>
   void put(std::string_view name, MatrixView<T const> values) {
+    if (!row_.own_head && name == model_.family().head) return;
+    if (!row_.own_head && name == model_.family().final_norm) return put_final_gain();
     std::string const gguf = renamed(name);
+    if (float const added = added_value(model_.family(), gguf); added != 0) {
+      RowMatrix<T> const sums = (as_eigen(values).array() + static_cast<T>(added)).matrix();
+      return writer_.append(gguf, MatrixView<T const>(sums));
+    }
     index_t const head_dim = model_.config().head_dim;
     if (interleaved_heads(row_, model_.config(), gguf) == 0) return writer_.append(gguf, values);
     bool const vector = gguf.ends_with(".bias");  // [1, channels]
@@ -159,48 +166,99 @@ class GgufOutput::RenamingSink final : public TensorSink {
     if (vector) stored.resize(1, stored.rows());
     writer_.append(gguf, MatrixView<T const>(stored));
   }
+  /// Where the head is the embedding, the gain before it cannot fold.
+  void put_final_gain() {
+    std::string const name(model_.family().final_norm);
+    RowMatrix<float> gain = model_.checkpoint().read_matrix<float>(name);
+    gain.array() += added_value(model_.family(), renamed(name));
+    writer_.append(renamed(name), MatrixView<float const>(gain));
+  }
 
   Model const& model_;
   GgufArchitecture const& row_;
+  GgufNames names_;
   GgufWriter& writer_;
 };
+
+namespace {
+
+/// The tensors of the file: those of the untied model, experts of a layer in one.
+std::vector<TensorInfo> gguf_tensors(Model const& model, GgufArchitecture const& row, Dtype dtype,
+                                     FoldReport& report) {
+  Family const& family = model.family();
+  ModelConfig config = model.config();
+  config.tied_embeddings = !row.own_head;
+  GgufNames const names(family);
+  std::vector<TensorInfo> tensors;
+  std::set<std::string> merged;
+  index_t odd_rows = 0;
+  for (TensorInfo tensor : expected_tensors(family, config)) {
+    bool const embedding = tensor.name == family.embedding || tensor.name == family.head;
+    std::string const name = names.to_gguf(tensor.name);
+    if (name.empty())
+      fail(Error::Kind::unsupported, "[fold] the tensor '", tensor.name,
+           "' has no name in GGUF; write a folder instead");
+    tensor.name = name;
+    if (GgufNames::is_shared_gate(name)) tensor.shape.erase(tensor.shape.begin());
+    if (GgufNames::holds_experts(name)) {
+      if (!merged.insert(name).second) continue;
+      tensor.shape.insert(tensor.shape.begin(), config.mixture.experts);
+    }
+    bool const full = name.ends_with(".ffn_gate_inp.weight");  // llama.cpp multiplies routers in F32
+    tensor.dtype = full ? Dtype::f32 : stored_dtype(tensor, dtype, embedding);
+    odd_rows += block_elements(dtype) > 1 && tensor.shape.size() > 1 && tensor.dtype == Dtype::f16;
+    tensors.push_back(std::move(tensor));
+  }
+  if (odd_rows > 0)
+    report.notes.push_back(
+        sentence(odd_rows, " matrices have rows of no whole blocks of 32 and are stored as F16"));
+  return tensors;
+}
+
+/// The factors of RoPE's angles that GGUF has as tensors.
+struct RopeTensor {
+  std::string_view name;
+  RowMatrix<float> values;
+};
+std::vector<RopeTensor> rope_tensors(ModelConfig const& config) {
+  RopeScaling const& scaling = config.rope_scaling;
+  auto const row = [](std::vector<double> const& values) -> RowMatrix<float> {
+    return Eigen::Map<Eigen::RowVectorXd const>(values.data(), static_cast<index_t>(values.size()))
+        .cast<float>();
+  };
+  if (scaling.kind == RopeScaling::Kind::llama3)
+    return {{rope_factors_name, rope_factors(scaling, config.rope_theta, config.head_dim)}};
+  if (scaling.kind == RopeScaling::Kind::longrope)
+    return {{long_factors_name, row(scaling.long_factors)}, {short_factors_name, row(scaling.short_factors)}};
+  return {};
+}
+
+}  // namespace
 
 GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path const& output,
                        FoldOptions const& options, FoldReport& report) {
   check_output(model, output);
   GgufArchitecture const& row = gguf_architecture_of(model.config().architecture);
-  ModelConfig config = model.config();
-  config.tied_embeddings = false;
+  ModelConfig const& config = model.config();
+  if (!row.own_head && (!config.tied_embeddings || options.rotations.r1))
+    fail(Error::Kind::unsupported, "[fold] ", config.architecture,
+         " as GGUF has the embedding as its head, which this model has not; write a folder instead");
   Dtype const dtype = options.dtype.value_or(config.dtype);
-  std::vector<TensorInfo> tensors = expected_tensors(model.family(), config);
-  index_t odd_rows = 0;
-  for (TensorInfo& tensor : tensors) {
-    bool const embedding = tensor.name == model.family().embedding || tensor.name == model.family().head;
-    tensor.dtype = stored_dtype(tensor, dtype, embedding);
-    odd_rows += block_elements(dtype) > 1 && tensor.shape.size() > 1 && tensor.dtype == Dtype::f16;
-    auto const name = to_gguf_name(model.family(), tensor.name);
-    if (!name)
-      fail(Error::Kind::unsupported, "[fold] the tensor '", tensor.name,
-           "' has no name in GGUF; write a folder instead");
-    tensor.name = *name;
-  }
-  if (odd_rows > 0)
-    report.notes.push_back(
-        sentence(odd_rows, " matrices have rows of no whole blocks of 32 and are stored as F16"));
+  std::vector<TensorInfo> tensors = gguf_tensors(model, row, dtype, report);
   if (block_elements(dtype) > 1 && (options.rotations.r1 || options.rotations.r2))
     report.notes.push_back(
         "weights alone, rounded in blocks of 32, gain little or nothing from rotations (docs/gguf.md has "
         "figures): "
         "R1 and R2 pay where activations are rounded too");
-  bool const factors = config.rope_scaling.kind == RopeScaling::Kind::llama3;
-  if (factors) tensors.push_back({std::string(rope_factors_name), Dtype::f32, {config.head_dim / 2}});
+  if (std::string note = gguf_window_note(config, row); !note.empty()) report.notes.push_back(std::move(note));
+  std::vector<RopeTensor> const factors = rope_tensors(config);
+  for (RopeTensor const& factor : factors)
+    tensors.push_back({std::string(factor.name), Dtype::f32, {factor.values.cols()}});
   writer_ = std::make_unique<GgufWriter>(output, metadata_of(model, row, rotations, options, dtype, report),
                                          std::move(tensors));
   sink_ = std::make_unique<RenamingSink>(model, row, *writer_);
-  if (factors) {
-    RowMatrix<float> const values = rope_factors(config.rope_scaling, config.rope_theta, config.head_dim);
-    writer_->append(rope_factors_name, MatrixView<float const>(values));
-  }
+  for (RopeTensor const& factor : factors)
+    writer_->append(factor.name, MatrixView<float const>(factor.values));
 }
 
 GgufOutput::~GgufOutput() = default;

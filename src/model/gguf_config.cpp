@@ -3,6 +3,7 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "io/json.hpp"
 
@@ -14,48 +15,45 @@ using Kind = Error::Kind;
 class ConfigReader {
  public:
   ConfigReader(GgufFile const& file, GgufArchitecture const& row)
-      : file_(file), row_(row), source_("[GgufFile] " + file.path().string()) {}
+      : file_(file),
+        row_(row),
+        family_(family_of(row.architecture)),
+        source_("[GgufFile] " + file.path().string()) {}
 
   std::string read() {
-    if (integer("expert_count").value_or(0) > 0)
-      fail(Kind::unsupported, source_,
-           ": a mixture of experts is not read from GGUF; use the checkpoint folder");
     std::int64_t const hidden = size("embedding_length"), heads = size("attention.head_count");
     std::int64_t const head_dim = integer("attention.key_length").value_or(hidden / heads);
     if (integer("attention.value_length").value_or(head_dim) != head_dim)
       fail(Kind::unsupported, source_, ": keys of ", head_dim, " channels and values of ",
            *integer("attention.value_length"), "; both must be the same");
-    if (std::int64_t const turned = integer("rope.dimension_count").value_or(head_dim); turned != head_dim)
-      fail(Kind::unsupported, source_, ": RoPE turns ", turned, " of ", head_dim,
-           " channels of a head; it must turn the whole head");
-    Json config{{"architectures", {row_.architecture}},
-                {"model_type", row_.model_type},
-                {"hidden_act", "silu"},
-                {"hidden_size", hidden},
-                {"intermediate_size", size("feed_forward_length")},
-                {"num_hidden_layers", size("block_count")},
-                {"num_attention_heads", heads},
-                {"num_key_value_heads", integer("attention.head_count_kv").value_or(heads)},
-                {"head_dim", head_dim},
-                {"vocab_size", embedding().shape[0]},
-                {"max_position_embeddings", size("context_length")},
-                {"rms_norm_eps", number("attention.layer_norm_rms_epsilon")},
-                {"rope_theta", rounded(file_.number(key("rope.freq_base")).value_or(10000.0))},
-                {"tie_word_embeddings", file_.find("output.weight") == nullptr},
-                {"torch_dtype", torch_dtype()}};
-    if (row_.name == "llama") {
-      config["attention_bias"] = file_.find("blk.0.attn_q.bias") != nullptr;
-      config["mlp_bias"] = file_.find("blk.0.ffn_up.bias") != nullptr;
-    }
-    if (auto const window = integer("attention.sliding_window")) config["sliding_window"] = *window;
-    if (Json const scaling =
-            rope_scaling(rounded(file_.number(key("rope.freq_base")).value_or(10000.0)), head_dim);
-        !scaling.is_null())
-      config["rope_scaling"] = scaling;
+    double const theta = rounded(file_.number(key("rope.freq_base")).value_or(10000.0));
+    config_ = {{"architectures", {row_.architecture}},
+               {"model_type", row_.model_type},
+               {"hidden_size", hidden},
+               {"intermediate_size", size("feed_forward_length")},
+               {"num_hidden_layers", size("block_count")},
+               {"num_attention_heads", heads},
+               {"num_key_value_heads", integer("attention.head_count_kv").value_or(heads)},
+               {"head_dim", head_dim},
+               {"vocab_size", embedding().shape[0]},
+               {"max_position_embeddings", size("context_length")},
+               {"rms_norm_eps", number("attention.layer_norm_rms_epsilon")},
+               {"rope_theta", theta},
+               {"tie_word_embeddings", file_.find("output.weight") == nullptr},
+               {"torch_dtype", torch_dtype()}};
+    config_[family_.config.activation_key] = form_activation();
+    bool const biased = has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias");
+    config_["attention_bias"] = config_["qkv_bias"] = biased;
+    config_["mlp_bias"] = has("blk.0.ffn_up.bias");
+    if (auto const window = integer("attention.sliding_window"); window.value_or(0) != 0)
+      config_["sliding_window"] = *window;
+    add_rope(theta, head_dim);
+    if (family_.config.capped) add_caps(hidden, heads, head_dim);
+    if (!family_.mixture.router.empty()) add_experts();
     for (char const* const token : {"bos", "eos"})
       if (auto const id = file_.integer(sentence("tokenizer.ggml.", token, "_token_id")))
-        config[sentence(token, "_token_id")] = *id;
-    return config.dump(2).append("\n");
+        config_[sentence(token, "_token_id")] = *id;
+    return config_.dump(2).append("\n");
   }
 
  private:
@@ -95,6 +93,76 @@ class ConfigReader {
     return dtype == Dtype::f32 ? "float32" : dtype == Dtype::bf16 ? "bfloat16" : "float16";
   }
 
+  [[nodiscard]] bool has(std::string_view tensor) const { return file_.find(tensor) != nullptr; }
+  [[nodiscard]] char const* form_activation() const {
+    return family_.config.activation == Activation::silu ? "silu" : "gelu_pytorch_tanh";
+  }
+
+  void add_rope(double theta, std::int64_t head_dim) {
+    std::int64_t const turned = integer("rope.dimension_count").value_or(head_dim);
+    if (turned != head_dim && (!family_.config.partial_rotary || turned < 2 || turned > head_dim))
+      fail(Kind::unsupported, source_, ": RoPE turns ", turned, " of ", head_dim,
+           " channels of a head; it must turn the whole head");
+    if (turned != head_dim) {
+      double part = static_cast<double>(turned) / static_cast<double>(head_dim);
+      if (static_cast<std::int64_t>(part * static_cast<double>(head_dim)) < turned)
+        part = std::nextafter(part, 1.0);
+      config_["partial_rotary_factor"] = part;
+    }
+    if (family_.config.local_rope_theta > 0)
+      config_["rope_local_base_freq"] =
+          rounded(file_.number(key("rope.freq_base_swa")).value_or(family_.config.local_rope_theta));
+    Json const scaling = has(long_factors_name) ? longrope() : rope_scaling(theta, head_dim);
+    if (scaling.is_null()) return;
+    config_["rope_scaling"] = scaling;
+    if (has(long_factors_name))
+      config_["original_max_position_embeddings"] = scaling["original_max_position_embeddings"];
+  }
+
+  [[nodiscard]] Json longrope() const {
+    auto const factors = [&](std::string_view name) {
+      Tensor const* const tensor = file_.find(name);
+      if (tensor == nullptr || !family_.config.partial_rotary)
+        fail(Kind::unsupported, source_, ": RoPE is scaled by ", short_factors_name, " and ",
+             long_factors_name, "; both must be there, and the architecture phi3");
+      Json list = Json::array();
+      RowMatrix<float> const values = file_.read_matrix<float>(*tensor);
+      for (index_t i = 0; i < values.size(); ++i) list.push_back(rounded(values.data()[i]));
+      return list;
+    };
+    return {{"rope_type", "longrope"},
+            {"short_factor", factors(short_factors_name)},
+            {"long_factor", factors(long_factors_name)},
+            {"original_max_position_embeddings", size("rope.scaling.original_context_length")},
+            {"attention_factor", rounded(file_.number(key("rope.scaling.attn_factor")).value_or(1.0))}};
+  }
+
+  void add_caps(std::int64_t hidden, std::int64_t heads, std::int64_t head_dim) {
+    for (char const* const cap : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+      auto const value = file_.number(key(cap));
+      config_[cap] = value ? Json(rounded(*value)) : Json(nullptr);
+    }
+    config_["query_pre_attn_scalar"] =
+        gguf_query_scalar(row_, size("block_count"), hidden, heads, head_dim);
+  }
+
+  void add_experts() {
+    MixtureRule const& rule = family_.mixture;
+    char const* const count = rule.shared.ends_with("experts")       ? "n_routed_experts"
+                              : row_.architecture.starts_with("Mix") ? "num_local_experts"
+                                                                     : "num_experts";
+    config_[count] = size("expert_count");
+    config_["num_experts_per_tok"] = size("expert_used_count");
+    config_["norm_topk_prob"] = row_.normalized;
+    if (auto const width = integer("expert_feed_forward_length")) config_["moe_intermediate_size"] = *width;
+    if (!rule.shared_gate.empty())
+      config_["shared_expert_intermediate_size"] = size("expert_shared_feed_forward_length");
+    if (auto const shared = integer("expert_shared_count"); shared && rule.shared_gate.empty())
+      config_["n_shared_experts"] = *shared;
+    if (row_.dense_layers) config_["first_k_dense_replace"] = integer("leading_dense_block_count").value_or(0);
+    if (auto const scale = file_.number(key("expert_weights_scale"))) config_["routed_scaling_factor"] = *scale;
+  }
+
   /// Null for none.
   [[nodiscard]] Json rope_scaling(double theta, std::int64_t head_dim) const {
     std::string const type(file_.text(key("rope.scaling.type")).value_or("none"));
@@ -131,44 +199,15 @@ class ConfigReader {
 
   GgufFile const& file_;
   GgufArchitecture const& row_;
+  Family const& family_;
   std::string source_;
+  Json config_{};
 };
 
 }  // namespace
 
 std::string config_json_of(GgufFile const& file, GgufArchitecture const& row) {
   return ConfigReader(file, row).read();
-}
-
-std::vector<GgufEntry> config_entries(ModelConfig const& config, GgufArchitecture const& row) {
-  std::vector<GgufEntry> entries;
-  auto const key = [&](std::string_view part) { return sentence(row.name, '.', part); };
-  auto const size = [&](std::string_view part, index_t value) {
-    entries.push_back({key(part), static_cast<std::uint32_t>(value)});
-  };
-  auto const number = [&](std::string_view part, double value) {
-    entries.push_back({key(part), static_cast<float>(value)});
-  };
-  size("block_count", config.layers);
-  size("context_length", config.positions);
-  size("embedding_length", config.hidden);
-  size("feed_forward_length", config.intermediate);
-  size("attention.head_count", config.heads);
-  size("attention.head_count_kv", config.kv_heads);
-  number("attention.layer_norm_rms_epsilon", config.norm_epsilon);
-  number("rope.freq_base", config.rope_theta);
-  size("rope.dimension_count", config.head_dim);
-  size("attention.key_length", config.head_dim);
-  size("attention.value_length", config.head_dim);
-  size("vocab_size", config.vocabulary);
-  if (config.rope_scaling.kind == RopeScaling::Kind::linear) {
-    entries.push_back({key("rope.scaling.type"), std::string("linear")});
-    number("rope.scaling.factor", config.rope_scaling.factor);
-  }
-  if (config.rope_scaling.kind == RopeScaling::Kind::llama3)
-    size("rope.scaling.original_context_length",
-         static_cast<index_t>(config.rope_scaling.original_positions));
-  return entries;
 }
 
 }  // namespace dartquant::detail

@@ -30,6 +30,7 @@ struct LayerLinear {
   index_t outputs = 0, inputs = 0;
   Acts input_side = Acts::none, output_side = Acts::none;
 
+  [[nodiscard]] bool shares_tensor() const { return outputs != tensor_rows; }
   /// The router and the gate of the shared expert stay in full precision.
   [[nodiscard]] bool quantized() const { return linear != Linear::router && linear != Linear::shared_gate; }
 };

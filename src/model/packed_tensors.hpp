@@ -14,7 +14,8 @@ namespace dartquant::detail {
 
 using Levels = std::variant<Int4Matrix, Int8Matrix>;
 
-/// A linear map of a folder: the tensor `name` without its last part ("...q_proj.").
+/// A weight [out, in] of a folder, of one linear map or of those that share a tensor: its name without the
+/// last part ("...q_proj.").
 struct PackedMap {
   std::string name;
   index_t out = 0, in = 0;

@@ -79,6 +79,7 @@ class QuantizedWriter {
       for (LayerLinear const& linear : weights_.linears(layer)) {
         if (!linear.quantized()) continue;
         replaced.insert({linear.weight, linear.bias});
+        if (linear.first_row != 0) continue;  // named with the first map of its tensor
         PackedMap const map = packed_map(linear);
         for (TensorInfo& info : packed_infos(map)) packed.push_back(std::move(info));
         if (shifted(layer, linear) || !linear.bias.empty())
@@ -148,15 +149,27 @@ class QuantizedWriter {
     for (std::size_t i = 0; i < rounded.linears.size(); ++i) {
       LayerLinear const& linear = rounded.linears[i];
       PackedMap const map = packed_map(linear);
-      if (linear.quantized()) write_levels(writer, map, std::exchange(levels_[i], {}));
+      if (linear.quantized()) write_levels(writer, linear, std::exchange(levels_[i], {}));
       else writer.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
       if (rounded.maps[i].bias.size() != 0)
         writer.append(map.name + "bias", MatrixView<float const>(rounded.maps[i].bias));
     }
   }
-  void write_levels(CheckpointWriter& writer, PackedMap const& map, detail::Levels const& levels) const {
+  /// Maps that share a tensor wait for the last one.
+  void write_levels(CheckpointWriter& writer, LayerLinear const& linear, detail::Levels levels) {
+    if (linear.shares_tensor()) {
+      std::visit([&](auto const& own) { gather(linear, own); }, levels);
+      if (linear.first_row + linear.outputs < linear.tensor_rows) return;
+      levels = std::exchange(gathered_, {});
+    }
+    PackedMap const map = packed_map(linear);
     if (options_.format == FolderFormat::native) detail::native::write(cpu_, map, levels, folder_, writer);
     else detail::compressed_tensors::write(cpu_, map, levels, scale_dtype(), writer);
+  }
+  template <class Matrix>
+  void gather(LayerLinear const& linear, Matrix const& own) {
+    if (linear.first_row == 0) gathered_ = detail::with_rows(own, linear.tensor_rows);
+    detail::copy_rows(own, 0, std::get<Matrix>(gathered_), linear.first_row, linear.outputs);
   }
 
   Cpu const& cpu_;
@@ -167,6 +180,7 @@ class QuantizedWriter {
   ForwardOptions forward_;
   FoldedWeights weights_;
   std::vector<detail::Levels> levels_;  ///< of the present layer
+  detail::Levels gathered_;             ///< of the maps so far that share the next tensor
   detail::RoundedLayers rounded_;
 };
 
@@ -207,10 +221,6 @@ Rotations left_online(FoldedWeights const& weights) {
 /// Whether the format can hold the map.
 void require_packable(LayerLinear const& linear, QuantizedFolderOptions const& options) {
   if (!linear.quantized()) return;
-  require(
-      linear.first_row == 0 && linear.tensor_rows == linear.outputs, "[write_quantized] ", linear.weight,
-      " holds several linear maps, which packed folders do not know: fold a checkpoint and let the engine "
-      "quantize it");
   index_t const group = options.quantization.weight_group;
   require(options.format == FolderFormat::native || group == 0 || linear.inputs % group == 0,
           "[write_quantized] groups of ", group, " in the ", linear.inputs, " inputs of ", linear.weight,

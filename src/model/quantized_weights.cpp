@@ -114,14 +114,22 @@ void check_packed_tensors(Model const& model) {
 }
 
 PackedMap packed_map(LayerLinear const& linear) {
-  return {linear.weight.substr(0, linear.weight.rfind('.') + 1), linear.outputs, linear.inputs};
+  return {linear.weight.substr(0, linear.weight.rfind('.') + 1), linear.tensor_rows, linear.inputs};
 }
 
 Levels read_levels(Cpu const& cpu, Model const& model, LayerLinear const& linear) {
   FolderQuantization const& folder = *model.quantized();
-  return folder.format == FolderFormat::native
-             ? native::read(cpu, packed_map(linear), folder, model.checkpoint())
-             : compressed_tensors::read(cpu, packed_map(linear), folder, model.checkpoint());
+  Levels levels = folder.format == FolderFormat::native
+                      ? native::read(cpu, packed_map(linear), folder, model.checkpoint())
+                      : compressed_tensors::read(cpu, packed_map(linear), folder, model.checkpoint());
+  if (!linear.shares_tensor()) return levels;
+  return std::visit(
+      [&](auto const& all) -> Levels {
+        auto own = with_rows(all, linear.outputs);
+        copy_rows(all, linear.first_row, own, 0, linear.outputs);
+        return own;
+      },
+      levels);
 }
 
 LayerWeights load_packed_layer(Cpu const& cpu, Model const& model, index_t layer) {
@@ -137,7 +145,8 @@ LayerWeights load_packed_layer(Cpu const& cpu, Model const& model, index_t layer
     LinearWeights& map = result.maps.emplace_back();
     if (!linear.quantized()) map.weight = checkpoint.read_matrix<float>(linear.weight);
     std::string const bias = packed_map(linear).name + "bias";
-    if (checkpoint.contains(bias)) map.bias = checkpoint.read_matrix<float>(bias);
+    if (checkpoint.contains(bias))
+      map.bias = checkpoint.read_matrix<float>(bias).middleCols(linear.first_row, linear.outputs);
   }
   result.attention_norm = stored.attention_norm(layer);
   result.mlp_norm = stored.mlp_norm(layer);

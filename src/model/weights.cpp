@@ -5,6 +5,7 @@
 
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/ones_direction.hpp"
 
 namespace dartquant::detail {
 
@@ -64,6 +65,7 @@ FoldedWeights::FoldedWeights(Cpu const& cpu, Model const& model, Rotations const
     require(support.how != RotationSupport::How::impossible, "[FoldedWeights] R1 cannot act in ",
             model.config().architecture, ": ", support.reason, "; leave r1 out");
   }
+  turns_ones_ = centres() && !keeps_ones(rotations_->r1);
   if (model.needs_r4()) {
     active_.r4 = false;  // the file holds it already
     for (index_t layer = 0; layer < model.config().layers; ++layer)
@@ -91,7 +93,7 @@ bool FoldedWeights::turns(Acts side) const {
 
 bool FoldedWeights::identity(LayerLinear const& linear) const {
   bool const scaled = gains_ == NormGains::folded && !linear.norm.empty();
-  bool const whole = linear.outputs == linear.tensor_rows;
+  bool const whole = !linear.shares_tensor();
   return whole && !scaled && !turns(linear.input_side) && !turns(linear.output_side) && !has_layers();
 }
 
@@ -170,7 +172,7 @@ RowMatrix<double> FoldedWeights::gain(std::string const& name) const {
 }
 
 RowMatrix<double> FoldedWeights::stored_weight(LayerLinear const& linear) const {
-  if (linear.outputs == linear.tensor_rows) return model_.checkpoint().read_matrix<double>(linear.weight);
+  if (!linear.shares_tensor()) return model_.checkpoint().read_matrix<double>(linear.weight);
   return read_rows<double>(model_.checkpoint(), linear.weight, linear.first_row, linear.outputs);
 }
 
@@ -272,7 +274,7 @@ NormWeights FoldedWeights::feeding_norm(std::string const& name,
                                         std::optional<DiagonalScale> const& scale) const {
   NormKind const stored = model_.family().norm;
   bool const layer_norm = stored == NormKind::layer;
-  NormWeights norm{.kind = layer_norm && !centres() ? NormKind::layer : NormKind::rms};
+  NormWeights norm{.kind = layer_norm && !(centres() && turns_ones_) ? NormKind::layer : NormKind::rms};
   if (gains_ != NormGains::folded) {
     norm.gain = gain(name).cast<float>();
     if (layer_norm) norm.bias = model_.checkpoint().read_matrix<float>(bias_beside(name));

@@ -113,6 +113,9 @@ class FoldedWeights {
   Rotations const* rotations_;
   RotationSet active_;
   NormGains gains_;
+  /// R1 does not keep the direction of equal channels, so that no LayerNorm can run on the turned stream: an
+  /// RMSNorm does. Where it does, LayerNorm also takes out the mean that rounded weights write.
+  bool turns_ones_ = false;
   std::map<index_t, Hadamard> r4_;  ///< by width
 };
 

@@ -7,7 +7,11 @@ venv=$(realpath -m "${1:-${DARTQUANT_INTEROP_VENV:-$(dirname "$0")/../../build/i
 cd "$(dirname "$0")"
 
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-install=("$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps)
+install=("$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --timeout 20 --retries 2)
+if ! "${install[@]}" pytest; then
+  echo "interop: no package can be installed here"
+  exit 1
+fi
 "${install[@]}" -r requirements.txt || while read -r package; do   # what can be had; tests of the rest are skipped
   "${install[@]}" "$package" || echo "interop: $package cannot be installed"
 done < <(grep -v '^#' requirements.txt)

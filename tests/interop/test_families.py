@@ -75,6 +75,30 @@ def test_quantized_folder(program, family):
     assert report["reference"]["max_relative_error"] < BOUND
 
 
+MIXTURES = {"mixtral", "qwen2_moe", "qwen3_moe", "deepseek"}  # whose experts transformers does not load packed
+
+
+def test_packed_folder(program, family):
+    """The package unpacks our compressed-tensors folder to our values, and transformers computes the same with it."""
+    pytest.importorskip("compressed_tensors")
+    from test_compressed_tensors import decompress, tensors_of
+    name, scratch, model, ids, logits = family
+    for fmt in ("compressed-tensors", "checkpoint"):
+        program.run("quantize", model, "--calibration-tokens", write_tokens(scratch), "--seqlen", 24, "--samples", 8,
+                    "--scheme", "w4a16", "--weight-group", 8, "--method", "quarot", "--format", fmt, "-o", scratch / fmt)
+    packed, values = tensors_of(scratch / "compressed-tensors"), tensors_of(scratch / "checkpoint")
+    maps = [key[: -len("weight_packed")] for key in packed if key.endswith("weight_packed")]
+    assert len(maps) >= 2 * 4
+    for name_of_map in maps:
+        weight = decompress(scratch / "compressed-tensors", name_of_map, packed)
+        assert torch.equal(weight, values[name_of_map + "weight"]), name_of_map
+    others = {key for key in values if key.removesuffix("weight") not in maps}
+    assert all(torch.equal(packed[key], values[key]) for key in others)
+    if name not in MIXTURES:
+        found, expected = (make.logits(make.load(name, scratch / fmt), ids) for fmt in ("compressed-tensors", "checkpoint"))
+        assert difference(expected, found) < BOUND
+
+
 def test_inspect_says_what_folds(program, family):
     name, scratch, model, _, _ = family
     rotations = program.report(scratch, "inspect", model)["rotations"]

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/model/quantized_folder.hpp>
 #include <dartquant/transform/rotation.hpp>
 
 #include <string>
@@ -125,4 +127,110 @@ TEST_CASE("the bytes of every family do not depend on threads", "[families][thre
     Sample const sample = sample_of(name);
     CHECK(logits(Cpu(1), sample.model, sample.ids) == logits(Cpu(3), sample.model, sample.ids));
   }
+}
+
+TEST_CASE("packed folders of every family compute what the same rounding computes", "[families][folder]") {
+  Cpu const cpu = Cpu(2).with_kernels(compiled_kernels());
+  TemporaryFolder const scratch;
+  for (std::string const& name : names)
+    for (FolderFormat const format : {FolderFormat::native, FolderFormat::compressed_tensors}) {
+      INFO(name << " " << name_of(format));
+      Sample const sample = sample_of(name);
+      Rotations const rotations = rotations_of(cpu, sample);
+      QuantizedFolderOptions options;
+      options.format = format;
+      options.dtype = Dtype::f32;
+      options.rotations = {.r1 = has_r1(sample.model), .r2 = true};
+      options.quantization.scheme = {.weights = 4};
+      options.quantization.weight_group = 8;
+      fs::path const folder = scratch / (name + std::string(name_of(format)));
+      static_cast<void>(write_quantized(cpu, sample.model, rotations, folder, options));
+      ForwardOptions forward;
+      forward.gains = NormGains::folded;
+      forward.rotations = &rotations;
+      forward.active = options.rotations;
+      forward.quantization = options.quantization;
+      RowMatrix<float> const in_memory = logits(cpu, sample.model, sample.ids, forward);
+      CHECK(relative_difference(in_memory, sample.logits) > 1e-3);
+      CHECK(relative_difference(logits(cpu, Model::open(folder, Weights::any), sample.ids), in_memory) < 1e-4);
+    }
+}
+
+namespace {
+
+/// A copy of a sample's folder with a text of its config.json replaced.
+Model changed_sample(fs::path const& to, std::string const& name,
+                     std::vector<std::pair<std::string, std::string>> const& changes) {
+  fs::copy(folder_of(name), to);
+  std::string config = read_bytes(to / "config.json");
+  for (auto const& [from, by] : changes) {
+    std::size_t const at = config.find(from);
+    REQUIRE(at != std::string::npos);
+    config.replace(at, from.size(), by);
+  }
+  write_bytes(to / "config.json", config);
+  return Model::open(to);
+}
+
+FoldReport write_gguf(Cpu const& cpu, Model const& model, Rotations const& rotations, fs::path const& file) {
+  return fold(cpu, model, rotations, file,
+              {.format = FoldFormat::gguf,
+               .rotations = {.r1 = rotations.r1.size() != 0, .r2 = !rotations.r2.empty()},
+               .dtype = Dtype::f32});
+}
+
+}  // namespace
+
+TEST_CASE("every family that llama.cpp runs keeps its logits in a GGUF file", "[families][gguf]") {
+  using Changes = std::vector<std::pair<std::string, std::string>>;
+  Cpu const cpu(2);
+  TemporaryFolder const scratch;
+  std::pair<std::string, std::string> const scalar{"\"query_pre_attn_scalar\": 10",
+                                                   "\"query_pre_attn_scalar\": 12"},
+      no_window{"\"sliding_window\": 8", "\"sliding_window\": null"};
+  for (auto const& [name, changes] : std::vector<std::pair<std::string, Changes>>{
+           {"llama", {}},
+           {"mistral", {no_window}},
+           {"qwen2", {no_window}},
+           {"qwen3", {}},
+           {"phi3", {no_window}},
+           {"phi4", {}},
+           {"mixtral", {}},
+           {"qwen3_moe", {}},
+           {"deepseek", {}},
+           {"gemma2", {scalar}},
+           {"gemma3", {scalar, {"\"full_attention\"", "\"sliding_attention\""}}}}) {
+    INFO(name);
+    Sample const sample = sample_of(name);
+    Model const model = changed_sample(scratch / name, name, changes);
+    Rotations const rotations = rotations_of(cpu, sample);
+    fs::path const file = scratch / (name + ".gguf");
+    FoldReport const report = write_gguf(cpu, model, rotations, file);
+    CHECK(report.notes.size() == 1);  // no tokenizer
+    Model const read = Model::open(file);
+    CHECK(read.config().tied_embeddings == (name == "gemma2"));
+    RowMatrix<float> const expected = logits(cpu, model, sample.ids);
+    CHECK(relative_difference(logits(cpu, read, sample.ids), expected) < 1e-4);
+    static_cast<void>(fold(cpu, read, {}, scratch / (name + " again"), {.rotations = {}}));
+    CHECK(relative_difference(logits(cpu, Model::open(scratch / (name + " again")), sample.ids), expected) < 1e-4);
+  }
+}
+
+TEST_CASE("what llama.cpp computes in another way is refused as GGUF, or said", "[families][gguf]") {
+  Cpu const cpu(1);
+  TemporaryFolder const scratch;
+  auto const write = [&](std::string const& name) {
+    return write_gguf(cpu, Model::open(folder_of(name)), {}, scratch / (name + ".gguf"));
+  };
+  REQUIRE_ERROR(write("opt"), unsupported, "OPTForCausalLM is not written as GGUF");
+  REQUIRE_ERROR(write("gemma2"), unsupported, "query_pre_attn_scalar must be 12");
+  REQUIRE_ERROR(write("gemma3"), unsupported, "all layers but every sixth must have one sliding window");
+  REQUIRE_ERROR(write("qwen2_moe"), unsupported, "every layer must have experts");
+  REQUIRE_ERROR(
+      write_gguf(cpu,
+                 changed_sample(scratch / "moe", "qwen3_moe", {{"\"norm_topk_prob\": true", "\"norm_topk_prob\": false"}}),
+                 {}, scratch / "moe.gguf"),
+      unsupported, "norm_topk_prob must be true");
+  CHECK(write("mistral").notes.front().find("beyond 8 tokens it attends to more") != std::string::npos);
+  CHECK_FALSE(fs::exists(scratch / "opt.gguf"));
 }

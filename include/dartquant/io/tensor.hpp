@@ -62,6 +62,7 @@ struct Tensor {
   /// Above 0: the rows of so many heads are stored as GGUF's llama has them, where RoPE turns neighbours:
   /// row 2 i + p of a head is row p * head_dim / 2 + i of the Hugging Face layout. Reading undoes it.
   index_t interleaved_heads = 0;
+  float added = 0;  ///< what was added to the values before they were stored; reading subtracts it
 };
 
 /// "F32 [512, 64]"

@@ -125,6 +125,27 @@ using Int8Matrix = IntMatrix<8>;
 
 namespace detail {
 
+/// Copies rows [from, from + count) of `source` to rows [to, to + count) of `target`: levels, scales and zero
+/// points. Precondition: the rows exist; columns, bits, symmetry and granularity are the same, and scales lie
+/// inside rows.
+template <int StorageBits>
+void copy_rows(IntMatrix<StorageBits> const& source, index_t from, IntMatrix<StorageBits>& target, index_t to,
+               index_t count) {
+  assert(source.block().rows == 1 && source.block().cols == target.block().cols);
+  auto const copy = [&](auto const& read, auto const& write) {
+    std::copy_n(read.data() + from * read.cols(), count * read.cols(), write.data() + to * write.cols());
+  };
+  copy(source.bytes(), target.bytes());
+  copy(source.scales(), target.scales());
+  copy(source.zero_points(), target.zero_points());
+}
+
+/// A matrix of `rows` rows with the columns and options of Q, all levels 0.
+template <int StorageBits>
+[[nodiscard]] IntMatrix<StorageBits> with_rows(IntMatrix<StorageBits> const& Q, index_t rows) {
+  return {rows, Q.cols(), {.bits = Q.bits(), .granularity = Q.granularity(), .symmetry = Q.symmetry()}};
+}
+
 /// Whether kernels.h can describe Q: not empty, scales inside rows.
 template <int StorageBits>
 [[nodiscard]] bool fits_c_quantized(IntMatrix<StorageBits> const& Q) {
