@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dartquant/io/mapped_file.hpp>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <cerrno>
@@ -59,6 +60,13 @@ void MappedFile::release(std::size_t offset, std::size_t length) const noexcept 
   std::size_t const begin = offset / page * page;
   std::size_t const end = offset + std::min(length, size_ - offset);
   ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
+void MappedFile::forget(std::size_t offset, std::size_t length) const noexcept {
+  if (offset >= size_ || length == 0) return;
+  release(offset, length);
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(std::min(length, size_ - offset)),
+                  POSIX_FADV_DONTNEED);
 }
 
 void MappedFile::check_unchanged() const {

@@ -96,4 +96,8 @@ void TensorFile::release(Tensor const& tensor) const noexcept {
   map_.release(static_cast<std::size_t>(tensor.bytes.data() - map_.bytes().data()), tensor.bytes.size());
 }
 
+void TensorFile::forget(Tensor const& tensor) const noexcept {
+  map_.forget(static_cast<std::size_t>(tensor.bytes.data() - map_.bytes().data()), tensor.bytes.size());
+}
+
 }  // namespace dartquant

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/tensor_values.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include <dartquant/kernels.h>
@@ -24,6 +26,12 @@ T load(std::byte const* bytes, std::size_t i) {
   return value;
 }
 
+// Loops over values have no way out before their end, so that compilers vectorise them.
+bool is_finite(double value) { return std::abs(value) <= std::numeric_limits<double>::max(); }
+bool is_finite(float value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
+bool is_finite(BFloat16 value) { return (value.bits & 0x7F80) != 0x7F80; }
+bool is_finite(Half value) { return (value.bits & 0x7C00) != 0x7C00; }
+
 template <class To, class From>
 To convert(From value) {
   if constexpr (std::is_same_v<From, double>) return static_cast<To>(value);
@@ -32,12 +40,13 @@ To convert(From value) {
 
 template <class From, class To>
 std::size_t decode_all(std::byte const* bytes, std::size_t count, To* out) {
-  std::size_t bad = count;
+  bool finite = true;
   for (std::size_t i = 0; i < count; ++i) {
     out[i] = convert<To>(load<From>(bytes, i));
-    if (!std::isfinite(out[i]) && bad == count) bad = i;
+    finite &= is_finite(out[i]);
   }
-  return bad;
+  if (finite) return count;
+  return static_cast<std::size_t>(std::find_if_not(out, out + count, [](To x) { return is_finite(x); }) - out);
 }
 
 int level_of(dartquant_block_q8_0 const& block, std::size_t i) { return block.qs[i]; }
@@ -60,13 +69,12 @@ std::size_t decode_blocks(std::byte const* bytes, std::size_t count, To* out) {
 }
 
 /// Rounds to float so that a second rounding to a shorter type gives what one rounding of the double would:
-/// an inexact result gets an odd last bit (round to odd; Boldo and Melquiond 2008).
+/// an inexact result gets an odd last bit (round to odd; Boldo and Melquiond 2008). NaN stays NaN.
 float to_odd_float(double x) {
   float const near = static_cast<float>(x);
-  if (static_cast<double>(near) == x || std::isnan(x)) return near;
-  std::uint32_t bits = std::bit_cast<std::uint32_t>(near);
-  if (std::abs(static_cast<double>(near)) > std::abs(x)) --bits;  // towards zero
-  return std::bit_cast<float>(bits | 1u);
+  auto const back = static_cast<double>(near);
+  bool const beyond = std::abs(back) > std::abs(x), inexact = back != x;
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(near) - (beyond ? 1u : 0u)) | (inexact ? 1u : 0u));
 }
 
 template <class To, class From>
@@ -76,20 +84,17 @@ To stored(From value) {
   else return from_float<To>(value);
 }
 
-bool is_finite(double value) { return std::isfinite(value); }
-template <class T>
-bool is_finite(T value) {
-  return std::isfinite(to_float(value));
-}
-
 template <class To, class From>
 std::size_t encode_all(From const* values, std::size_t count, std::byte* out) {
+  bool finite = true;
   for (std::size_t i = 0; i < count; ++i) {
     To const value = stored<To>(values[i]);
-    if (!is_finite(value)) return i;
+    finite &= is_finite(value);
     std::memcpy(out + i * sizeof(To), &value, sizeof(To));
   }
-  return count;
+  if (finite) return count;
+  return static_cast<std::size_t>(
+      std::find_if_not(values, values + count, [](From x) { return is_finite(stored<To>(x)); }) - values);
 }
 
 dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q8_0* block) {

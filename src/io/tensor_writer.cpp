@@ -34,7 +34,7 @@ std::uint64_t checksum_of(TensorFile const& file, Tensor const& tensor) {
     Tensor part = tensor;
     part.bytes = tensor.bytes.subspan(at, std::min(piece, tensor.bytes.size() - at));
     sum.add(part.bytes);
-    file.release(part);
+    file.forget(part);
   }
   return sum.value();
 }
@@ -93,23 +93,27 @@ void TensorWriter::append_values(std::string_view name, MatrixView<T const> valu
   require((shape.size() < 2 && block_elements(dtype) == 1) || values.cols() == shape.back(), "[", function_,
           "] tensor '", printable(name), "': rows of ", values.cols(), " values, declared with ",
           shape.empty() ? 1 : shape.back());
-  constexpr index_t piece = index_t{1} << 15;  // a multiple of every block
+  constexpr index_t piece = index_t{1} << 18;  // values of a write; a multiple of every block
   auto const bytes_of = [dtype](index_t count) {
     return static_cast<std::size_t>(byte_size({.dtype = dtype, .shape = {count}}));
   };
-  std::vector<std::byte> buffer(bytes_of(std::min(piece, values.cols())));
-  for (index_t row = 0; row < values.rows(); ++row) {
+  index_t const width = std::min(piece, values.cols()), height = piece / std::max<index_t>(1, width);
+  std::vector<std::byte> buffer(bytes_of(width) * static_cast<std::size_t>(std::min(height, values.rows())));
+  for (index_t first = 0; first < values.rows(); first += height)
     for (index_t col = 0; col < values.cols(); col += piece) {
       index_t const count = std::min(piece, values.cols() - col);
-      auto const bad = static_cast<index_t>(detail::encode(dtype, values.row(row).data() + col,
-                                                           static_cast<std::size_t>(count), buffer.data()));
-      if (bad != count)
-        fail(Kind::numerics, "[", function_, "] tensor '", printable(name), "': the value ",
-             values(row, col + bad), " at row ", row, ", column ", col + bad,
-             " of the rows given is not finite as ", to_string(dtype));
-      put(tensor, std::span(buffer).first(bytes_of(count)));
+      std::size_t filled = 0;
+      for (index_t row = first; row < std::min(first + height, values.rows()); ++row) {
+        auto const bad = static_cast<index_t>(
+            detail::encode(dtype, values.row(row).data() + col, static_cast<std::size_t>(count), buffer.data() + filled));
+        if (bad != count)
+          fail(Kind::numerics, "[", function_, "] tensor '", printable(name), "': the value ",
+               values(row, col + bad), " at row ", row, ", column ", col + bad,
+               " of the rows given is not finite as ", to_string(dtype));
+        filled += bytes_of(count);
+      }
+      put(tensor, std::span(buffer).first(filled));
     }
-  }
 }
 
 void TensorWriter::append(std::string_view name, MatrixView<float const> values) {

@@ -34,7 +34,7 @@ dartquant_quantized described(IntMatrix<StorageBits> const& levels) {
 }
 
 template <class T>
-void append(CheckpointWriter& writer, std::string const& name, std::vector<T> const& values) {
+void append(TensorSink& writer, std::string const& name, std::vector<T> const& values) {
   writer.append_bytes(name, std::as_bytes(std::span(values)));
 }
 
@@ -81,7 +81,7 @@ void parse_transforms(Json const& config, ModelConfig const& model, std::string 
 
 template <int StorageBits>
 void write_levels(PackedMap const& map, IntMatrix<StorageBits> const& levels, Dtype scales,
-                  CheckpointWriter& writer) {
+                  TensorSink& writer) {
   index_t const groups = levels.scales().cols();
   bool const asymmetric = levels.symmetry() == Symmetry::asymmetric;
   std::vector<std::int32_t> packed(static_cast<std::size_t>(map.out * words(map.in, StorageBits))),
@@ -173,7 +173,7 @@ std::vector<TensorInfo> tensors(PackedMap const& map, FolderQuantization const& 
   return infos;
 }
 
-void write(Cpu const&, PackedMap const& map, Levels const& levels, Dtype scales, CheckpointWriter& writer) {
+void write(Cpu const&, PackedMap const& map, Levels const& levels, Dtype scales, TensorSink& writer) {
   std::visit([&](auto const& matrix) { write_levels(map, matrix, scales, writer); }, levels);
 }
 

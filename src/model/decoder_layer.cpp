@@ -41,8 +41,14 @@ LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
   result.linears = folded.linears(layer);
   for (LayerLinear const& linear : result.linears) {
     LinearWeights& map = result.maps.emplace_back();
-    if (folded.identity(linear)) map.weight = model.checkpoint().read_matrix<float>(linear.weight);
-    else map.weight = folded.weight(layer, linear).cast<float>();
+    if (folded.identity(linear)) {
+      map.weight = model.checkpoint().read_matrix<float>(linear.weight);
+    } else {
+      map.weight.resize(linear.outputs, linear.inputs);
+      folded.each_block(layer, linear, [&](index_t first, RowMatrix<double> const& rows) {
+        map.weight.middleRows(first, rows.rows()) = rows.cast<float>();
+      });
+    }
     RowMatrix<double> bias = folded.bias(layer, linear);
     if (RowMatrix<double> const shifted = folded.shift_bias(layer, linear); bias.size() == 0) bias = shifted;
     else if (shifted.size() != 0) bias += shifted;

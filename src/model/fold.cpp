@@ -11,6 +11,7 @@
 #include <dartquant/io/checkpoint.hpp>
 #include <dartquant/model/forward.hpp>
 
+#include "io/background_sink.hpp"
 #include "model/fold_folder.hpp"
 #include "model/fold_gguf.hpp"
 #include "model/layer_parts.hpp"
@@ -57,8 +58,9 @@ class FoldWriter {
       if (!rounded.maps.empty() && linear.quantized()) {
         writer_.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
       } else {
-        RowMatrix<double> const exact = weights_.weight(layer, linear);
-        writer_.append(linear.weight, MatrixView<double const>(exact));
+        weights_.each_block(layer, linear, [&](index_t, RowMatrix<double> const& rows) {
+          writer_.append(linear.weight, MatrixView<double const>(rows));
+        });
       }
       RowMatrix<double> const b = weights_.bias(layer, linear);
       if (b.size() != 0) writer_.append(linear.bias, MatrixView<double const>(b));
@@ -153,6 +155,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
     writer_options.shard_bytes = options.shard_bytes;
     folder = std::make_unique<CheckpointWriter>(output, output_tensors(model, options), writer_options);
   }
+  std::future<detail::InputFiles> inputs = detail::hash_inputs(model, file ? 1 : cpu.threads());
   TensorSink& tensors = file ? file->tensors() : *folder;
   FoldedWeights const weights(cpu, model, &held, options.rotations, NormGains::folded);
   ForwardOptions forward;
@@ -160,13 +163,15 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   forward.active = options.rotations;
   forward.hessian_windows = options.hessian_windows;
   RoundedLayers rounded(cpu, weights, options.weights, forward);
-  FoldWriter(weights, rounded, options, tensors).write();
+  detail::BackgroundSink background(tensors, cpu.threads());
+  FoldWriter(weights, rounded, options, background).write();
+  background.finish();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
   if (file) file->finish(report);
   else
     detail::finish_folder(model,
                           {detail::output_config(model, options.dtype),
-                           manifest_text(model, manifest_of(model, options, report))},
+                           manifest_text(inputs.get(), manifest_of(model, options, report))},
                           used_part(rotations, options.rotations), output, *folder, report);
   return report;
 }

@@ -24,16 +24,15 @@ Json names_of(RotationSet set) {
   return names;
 }
 
-void add_file(fs::path const& file, Json& files) {
-  files[file.filename().string()] = {{"bytes", fs::file_size(file)}, {"xxh128", file_hash(file)}};
-}
-
-Json input_files(Model const& model) {
-  Json files = Json::object();
-  for (TensorFile const& file : model.checkpoint().files()) add_file(file.path(), files);
+InputFiles input_files(Model const& model) {
+  InputFiles files;
+  auto const add = [&](fs::path const& file) {
+    files[file.filename().string()] = {fs::file_size(file), file_hash(file)};
+  };
+  for (TensorFile const& file : model.checkpoint().files()) add(file.path());
   constexpr std::array<std::string_view, 2> beside{"config.json", "tokenizer.json"};
   for (std::string_view const name : beside)
-    if (fs::exists(model.folder() / name)) add_file(model.folder() / name, files);
+    if (fs::exists(model.folder() / name)) add(model.folder() / name);
   return files;
 }
 
@@ -47,7 +46,14 @@ Json description_of(WeightQuantization const& weights) {
 
 }  // namespace
 
-std::string manifest_text(Model const& model, Manifest const& manifest) {
+std::future<InputFiles> hash_inputs(Model const& model, int threads) {
+  return std::async(threads > 1 ? std::launch::async : std::launch::deferred,
+                    [&model] { return input_files(model); });
+}
+
+std::string manifest_text(InputFiles const& inputs, Manifest const& manifest) {
+  Json files = Json::object();
+  for (auto const& [name, file] : inputs) files[name] = {{"bytes", file.bytes}, {"xxh128", file.xxh128}};
   Json const text{{"written_by", sentence("DartQuant ", version())},
                   {"manifest_version", 2},
                   {"format", manifest.format},
@@ -55,7 +61,7 @@ std::string manifest_text(Model const& model, Manifest const& manifest) {
                   {"online_rotations", names_of(manifest.online)},
                   {"weights", description_of(manifest.weights)},
                   {"orthogonality", {{"r1", manifest.r1_orthogonality}, {"r2", manifest.r2_orthogonality}}},
-                  {"input", input_files(model)},
+                  {"input", files},
                   {"options", manifest.options},
                   {"notes", manifest.notes}};
   return text.dump(2).append("\n");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <future>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,8 +24,18 @@ struct Manifest {
   std::vector<std::string> notes{};
 };
 
-/// The text of dartquant.json: version, the above, and size and XXH128 of every file that `model` was read
-/// from. Paths are left out, only names are kept. Cost: one pass over those files.
-[[nodiscard]] std::string manifest_text(Model const& model, Manifest const& manifest);
+/// Size and XXH128 of every file that a model was read from, by its name without folders.
+struct InputFile {
+  std::uint64_t bytes = 0;
+  std::string xxh128{};
+};
+using InputFiles = std::map<std::string, InputFile>;
+
+/// One pass over those files: on a thread of its own where there are several, else when the result is asked
+/// for. `model` must outlive the result. Errors: Error(io), thrown by get().
+[[nodiscard]] std::future<InputFiles> hash_inputs(Model const& model, int threads);
+
+/// The text of dartquant.json: version and the above.
+[[nodiscard]] std::string manifest_text(InputFiles const& inputs, Manifest const& manifest);
 
 }  // namespace dartquant::detail

@@ -58,7 +58,7 @@ std::vector<TensorInfo> tensors(PackedMap const& map, FolderQuantization const& 
 }
 
 void write(Cpu const& cpu, PackedMap const& map, Levels const& levels, FolderQuantization const& folder,
-           CheckpointWriter& writer) {
+           TensorSink& writer) {
   dartquant_weights const shape = shape_of(map, folder);
   AlignedBytes packed(packed_bytes(shape, map.name));
   dartquant_quantized q = c_quantized(std::get<Int4Matrix>(levels), 0, map.out);

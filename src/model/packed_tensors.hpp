@@ -31,7 +31,7 @@ void validate(QuantizedFolderOptions const& options);
 [[nodiscard]] std::vector<TensorInfo> tensors(PackedMap const& map, FolderQuantization const& folder,
                                               Dtype scales);
 void write(Cpu const& cpu, PackedMap const& map, Levels const& levels, Dtype scales,
-           CheckpointWriter& writer);
+           TensorSink& writer);
 [[nodiscard]] Levels read(Cpu const& cpu, PackedMap const& map, FolderQuantization const& folder,
                           Checkpoint const& checkpoint);
 /// The JSON text of quantization_config, and back; `kept` are the modules besides lm_head that stay in
@@ -45,7 +45,7 @@ namespace native {
 void validate(QuantizedFolderOptions const& options);
 [[nodiscard]] std::vector<TensorInfo> tensors(PackedMap const& map, FolderQuantization const& folder);
 void write(Cpu const& cpu, PackedMap const& map, Levels const& levels, FolderQuantization const& folder,
-           CheckpointWriter& writer);
+           TensorSink& writer);
 [[nodiscard]] Levels read(Cpu const& cpu, PackedMap const& map, FolderQuantization const& folder,
                           Checkpoint const& checkpoint);
 [[nodiscard]] std::string config_text(FolderQuantization const& folder);

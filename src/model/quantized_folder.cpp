@@ -10,9 +10,11 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/checkpoint.hpp>
 
+#include "io/background_sink.hpp"
 #include "model/fold_folder.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
+#include "model/manifest.hpp"
 #include "model/ones_direction.hpp"
 #include "model/other_tensors.hpp"
 #include "model/packed_tensors.hpp"
@@ -95,7 +97,7 @@ class QuantizedWriter {
     return infos;
   }
 
-  void write(CheckpointWriter& writer) {
+  void write(TensorSink& writer) {
     detail::OtherTensors others(weights_, writer);
     others.write_embeddings();
     for (index_t layer = 0; layer < model_.config().layers; ++layer) {
@@ -144,7 +146,7 @@ class QuantizedWriter {
                : detail::compressed_tensors::tensors(map, folder_, scale_dtype());
   }
 
-  void write_layer(CheckpointWriter& writer) {
+  void write_layer(TensorSink& writer) {
     LayerWeights const rounded = rounded_.next();
     for (std::size_t i = 0; i < rounded.linears.size(); ++i) {
       LayerLinear const& linear = rounded.linears[i];
@@ -156,7 +158,7 @@ class QuantizedWriter {
     }
   }
   /// Maps that share a tensor wait for the last one.
-  void write_levels(CheckpointWriter& writer, LayerLinear const& linear, detail::Levels levels) {
+  void write_levels(TensorSink& writer, LayerLinear const& linear, detail::Levels levels) {
     if (linear.shares_tensor()) {
       std::visit([&](auto const& own) { gather(linear, own); }, levels);
       if (linear.first_row + linear.outputs < linear.tensor_rows) return;
@@ -300,7 +302,10 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   writer_options.shard_bytes = options.shard_bytes;
   if (native) writer_options.data_alignment = 64;
   CheckpointWriter writer(output, tensors.tensors(), writer_options);
-  tensors.write(writer);
+  std::future<detail::InputFiles> inputs = detail::hash_inputs(model, cpu.threads());
+  detail::BackgroundSink background(writer, cpu.threads());
+  tensors.write(background);
+  background.finish();
   report.notes = tensors.notes();
   if (!native && std::ranges::any_of(rotations.layers, detail::has_shifts))
     report.notes.push_back(
@@ -309,7 +314,7 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
                                   : detail::compressed_tensors::config_text(folder, kept_modules(model));
   detail::finish_folder(model,
                         {detail::output_config(model, options.dtype, text),
-                         detail::manifest_text(model, manifest_of(options, report))},
+                         detail::manifest_text(inputs.get(), manifest_of(options, report))},
                         native ? left_online(tensors.weights()) : Rotations{}, output, writer, report);
   return report;
 }

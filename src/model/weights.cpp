@@ -22,9 +22,16 @@ RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, inde
             "[read_rows] rows ", first, " to ", first + count, " of ", describe(*whole));
     std::array<index_t, 2> const shape{count, whole->shape[1]};
     std::size_t const row_bytes = whole->bytes.size() / static_cast<std::size_t>(whole->shape[0]);
-    Tensor const part{whole->name, whole->dtype, shape,
-                      whole->bytes.subspan(static_cast<std::size_t>(first) * row_bytes,
-                                           static_cast<std::size_t>(count) * row_bytes)};
+    Tensor part = *whole;
+    part.shape = shape;
+    part.bytes = whole->bytes.subspan(static_cast<std::size_t>(first) * row_bytes,
+                                      static_cast<std::size_t>(count) * row_bytes);
+    if (whole->interleaved_heads > 0) {
+      index_t const head = whole->shape[0] / whole->interleaved_heads;
+      require(first % head == 0 && count % head == 0, "[read_rows] rows ", first, " to ", first + count, " of ",
+              describe(*whole), ": whole heads of ", head, " are needed");
+      part.interleaved_heads = count / head;
+    }
     RowMatrix<T> rows = file.read_matrix<T>(part, NonFinite::allow);
     file.release(part);
     for (index_t row = 0; row < count; ++row)
@@ -171,25 +178,44 @@ RowMatrix<double> FoldedWeights::gain(std::string const& name) const {
   return w;
 }
 
-RowMatrix<double> FoldedWeights::stored_weight(LayerLinear const& linear) const {
-  if (!linear.shares_tensor()) return model_.checkpoint().read_matrix<double>(linear.weight);
-  return read_rows<double>(model_.checkpoint(), linear.weight, linear.first_row, linear.outputs);
+RowMatrix<double> FoldedWeights::stored_rows(LayerLinear const& linear, index_t first, index_t count) const {
+  return read_rows<double>(model_.checkpoint(), linear.weight, linear.first_row + first, count);
 }
 
-RowMatrix<double> FoldedWeights::gained_weight(LayerLinear const& linear) const {
-  RowMatrix<double> W = stored_weight(linear);
+RowMatrix<double> FoldedWeights::gained_rows(LayerLinear const& linear, index_t first, index_t count) const {
+  RowMatrix<double> W = stored_rows(linear, first, count);
   if (gains_ == NormGains::folded && !linear.norm.empty())
     W.array().rowwise() *= gain(linear.norm).row(0).array();
   return W;
 }
 
-RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear) const {
-  RowMatrix<double> W = gained_weight(linear);
+bool FoldedWeights::changes_outputs(index_t layer, LayerLinear const& linear) const {
+  LayerTransforms const& parts = transforms(layer);
+  return turns(linear.output_side) || (linear.linear == Linear::v_proj && parts.value_scale) ||
+         (linear.linear == Linear::up_proj && parts.down_scale);
+}
+
+RowMatrix<double> FoldedWeights::folded_rows(index_t layer, LayerLinear const& linear, index_t first,
+                                             index_t count) const {
+  RowMatrix<double> W = gained_rows(linear, first, count);
   turn_inputs(linear.input_side, layer, W);
   transform_inputs(layer, linear, W);
   turn_outputs(linear.output_side, layer, W);
   scale_outputs(layer, linear.linear, W);
   return W;
+}
+
+RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear) const {
+  return folded_rows(layer, linear, 0, linear.outputs);
+}
+
+void FoldedWeights::each_block(index_t layer, LayerLinear const& linear,
+                               std::function<void(index_t, RowMatrix<double> const&)> const& use) const {
+  index_t const head_dim = model_.config().head_dim;
+  index_t const rows = changes_outputs(layer, linear) ? linear.outputs
+                                                      : std::max<index_t>(1, 512 / head_dim) * head_dim;
+  for (index_t first = 0; first < linear.outputs; first += rows)
+    use(first, folded_rows(layer, linear, first, std::min(rows, linear.outputs - first)));
 }
 
 RowMatrix<double> FoldedWeights::bias(index_t layer, LayerLinear const& linear) const {
@@ -198,7 +224,7 @@ RowMatrix<double> FoldedWeights::bias(index_t layer, LayerLinear const& linear) 
       model_.checkpoint().read_matrix<double>(linear.bias).middleCols(linear.first_row, linear.outputs);
   if (gains_ == NormGains::folded && model_.family().norm == NormKind::layer && !linear.norm.empty())
     b +=
-        model_.checkpoint().read_matrix<double>(bias_beside(linear.norm)) * stored_weight(linear).transpose();
+        model_.checkpoint().read_matrix<double>(bias_beside(linear.norm)) * stored_rows(linear, 0, linear.outputs).transpose();
   MatrixView<double> const column(b.data(), b.cols(), 1);
   turn_outputs(linear.output_side, layer, column);
   scale_outputs(layer, linear.linear, column);
@@ -211,7 +237,7 @@ RowMatrix<double> FoldedWeights::shift_bias(index_t layer, LayerLinear const& li
   bool const mlp = linear.linear > Linear::o_proj;
   std::vector<double> const& shift = mlp ? parts.mlp_shift : parts.attention_shift;
   if (!reads_residual || shift.empty()) return {};
-  RowMatrix<double> const W = gained_weight(linear);
+  RowMatrix<double> const W = gained_rows(linear, 0, linear.outputs);
   RowMatrix<double> b(1, W.rows());
   b.transpose().noalias() = W * Eigen::Map<Eigen::VectorXd const>(shift.data(), W.cols());
   MatrixView<double> const column(b.data(), b.cols(), 1);

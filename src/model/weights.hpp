@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -54,6 +55,9 @@ class FoldedWeights {
   /// W [out, in] of a layer: diag(gain), then the input side, then the output side; scales and transforms of
   /// the layer after R1, R2 and R4.
   [[nodiscard]] RowMatrix<double> weight(index_t layer, LayerLinear const& linear) const;
+  /// The same in blocks of rows, with the first row of each: whole heads, or all where outputs are turned.
+  void each_block(index_t layer, LayerLinear const& linear,
+                  std::function<void(index_t, RowMatrix<double> const&)> const& use) const;
   /// The bias [1, out], with what the norm's bias adds where the gain is folded, turned by the output side;
   /// empty where there is none.
   [[nodiscard]] RowMatrix<double> bias(index_t layer, LayerLinear const& linear) const;
@@ -97,9 +101,13 @@ class FoldedWeights {
   [[nodiscard]] Hadamard const* r4(index_t layer, index_t width) const;
   void transform_inputs(index_t layer, LayerLinear const& linear, MatrixView<double> W) const;
   void scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const;
-  /// The tensor as stored, and times the gain of its norm where that is folded.
-  [[nodiscard]] RowMatrix<double> stored_weight(LayerLinear const& linear) const;
-  [[nodiscard]] RowMatrix<double> gained_weight(LayerLinear const& linear) const;
+  [[nodiscard]] bool changes_outputs(index_t layer, LayerLinear const& linear) const;
+  /// Rows as stored, and times the gain of their norm where that is folded.
+  [[nodiscard]] RowMatrix<double> stored_rows(LayerLinear const& linear, index_t first, index_t count) const;
+  [[nodiscard]] RowMatrix<double> gained_rows(LayerLinear const& linear, index_t first, index_t count) const;
+  /// Precondition: all rows where `changes_outputs`.
+  [[nodiscard]] RowMatrix<double> folded_rows(index_t layer, LayerLinear const& linear, index_t first,
+                                              index_t count) const;
   /// A gain, 1 + w where that is how it is stored.
   [[nodiscard]] RowMatrix<double> gain(std::string const& name) const;
   [[nodiscard]] bool centres() const { return active_.r1 && model_.family().norm == NormKind::layer; }

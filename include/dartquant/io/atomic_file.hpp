@@ -50,6 +50,7 @@ class AtomicFile {
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
   std::uint64_t size_ = 0, reserved_ = 0;
+  std::uint64_t waiting_ = 0;  ///< bytes since the disk was last told to write
 };
 
 /// Writes a small file (a config, an index) through AtomicFile.

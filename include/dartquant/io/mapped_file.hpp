@@ -32,6 +32,8 @@ class MappedFile {
   /// Tells the system that the pages which hold [offset, offset + length) are not needed now. They stay valid
   /// and are read again when touched. A range beyond the end is cut to the file.
   void release(std::size_t offset, std::size_t length) const noexcept;
+  /// The same, and that nobody will read them soon: they leave the system's cache as well.
+  void forget(std::size_t offset, std::size_t length) const noexcept;
 
   /// Throws Error(io) when the file's size or its time of modification changed since it was opened.
   void check_unchanged() const;

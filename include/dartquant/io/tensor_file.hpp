@@ -44,6 +44,8 @@ class TensorFile {
 
   /// Gives the memory pages of a tensor back to the system; it stays readable.
   void release(Tensor const& tensor) const noexcept;
+  /// The same, and out of the system's cache: for what is read once.
+  void forget(Tensor const& tensor) const noexcept;
 
  protected:
   explicit TensorFile(MappedFile map) : map_(std::move(map)) {}
