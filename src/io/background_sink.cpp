@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include <dartquant/core/matrix.hpp>
 
 namespace dartquant::detail {
 namespace {
@@ -44,6 +43,14 @@ void BackgroundSink::append(std::string_view name, MatrixView<float const> value
 }
 void BackgroundSink::append(std::string_view name, MatrixView<double const> values) {
   append_values(name, values);
+}
+void BackgroundSink::append(std::string_view name, RowMatrix<double>&& values) {
+  if (!thread_.joinable()) return sink_.append(name, MatrixView<double const>(values));
+  add(static_cast<std::uint64_t>(values.size()) * sizeof(double), [&]() -> std::function<void()> {
+    return [this, tensor = std::string(name), kept = std::move(values)] {
+      sink_.append(tensor, MatrixView<double const>(kept));
+    };
+  });
 }
 void BackgroundSink::append_bytes(std::string_view name, std::span<std::byte const> bytes) {
   if (!thread_.joinable()) return sink_.append_bytes(name, bytes);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include <dartquant/core/matrix.hpp>
 #include <dartquant/io/tensor_writer.hpp>
 
 namespace dartquant::detail {
@@ -27,6 +28,8 @@ class BackgroundSink final : public TensorSink {
   void append(std::string_view name, MatrixView<float const> values) override;
   void append(std::string_view name, MatrixView<double const> values) override;
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
+  /// Without a copy.
+  void append(std::string_view name, RowMatrix<double>&& values);
   /// Waits until everything was handed over.
   void finish();
 

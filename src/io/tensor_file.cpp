@@ -34,13 +34,13 @@ std::size_t stored_bytes(Dtype dtype, std::size_t count) {
   return count / block * block_bits / 8;
 }
 
-/// Rows (of a vector: elements) from the order of Tensor::interleaved_heads to that of the model.
+/// Whole heads of rows (of a vector: elements) from the order of Tensor::interleaved_heads to that of the model.
 template <class T>
 RowMatrix<T> without_interleaving(RowMatrix<T> const& stored, Tensor const& tensor) {
   index_t const half = tensor.shape[0] / tensor.interleaved_heads / 2;
   bool const vector = tensor.shape.size() == 1;
   RowMatrix<T> turned(stored.rows(), stored.cols());
-  for (index_t to = 0; to < tensor.shape[0]; ++to) {
+  for (index_t to = 0; to < (vector ? stored.cols() : stored.rows()); ++to) {
     index_t const head = to / (2 * half), part = to / half % 2, i = to % half;
     index_t const from = 2 * half * head + 2 * i + part;
     if (vector) turned(0, to) = stored(0, from);
@@ -53,44 +53,59 @@ RowMatrix<T> without_interleaving(RowMatrix<T> const& stored, Tensor const& tens
 
 template <class T>
 RowMatrix<T> TensorFile::read_matrix(Tensor const& tensor, NonFinite non_finite) const {
+  return read_rows<T>(tensor, 0, tensor.shape.size() == 2 ? tensor.shape[0] : 1, non_finite);
+}
+
+template <class T>
+RowMatrix<T> TensorFile::read_rows(Tensor const& tensor, index_t first, index_t count,
+                                   NonFinite non_finite) const {
   auto const shown = [&] {
-    return detail::sentence("[read_matrix] ", path().string(), ": tensor '", detail::printable(tensor.name),
-                            "'");
+    return detail::sentence("[read_rows] ", path().string(), ": tensor '", detail::printable(tensor.name), "'");
   };
-  if (!is_convertible(tensor.dtype) || tensor.shape.size() > 2)
+  std::size_t const rank = tensor.shape.size();
+  if (!is_convertible(tensor.dtype) || rank > 2)
     fail(Kind::unsupported, shown(), " is ", describe(tensor),
          "; only F64, F32, F16, BF16, Q8_0 and Q4_0 of at most two dimensions can be read as a matrix");
-  map_.check_unchanged();
-  std::size_t const rank = tensor.shape.size();
   index_t const rows = rank == 2 ? tensor.shape[0] : 1;
   index_t const cols = rank == 0 ? 1 : tensor.shape[rank - 1];
+  index_t const head = tensor.interleaved_heads > 0 ? tensor.shape[0] / tensor.interleaved_heads : 1;
+  detail::require(first >= 0 && count >= 0 && first <= rows && count <= rows - first, shown(), " is ",
+                  describe(tensor), ": rows ", first, " to ", first + count, " are not in it");
+  detail::require(rank < 2 || (first % head == 0 && count % head == 0), shown(), ": rows ", first, " to ",
+                  first + count, " are no whole heads of ", head);
+  map_.check_unchanged();
   RowMatrix<T> matrix;
   try {
-    matrix.resize(rows, cols);
+    matrix.resize(count, cols);
   } catch (std::bad_alloc const&) {
-    fail(Kind::memory, shown(), " needs ", rows, " x ", cols, " x ", sizeof(T),
+    fail(Kind::memory, shown(), " needs ", count, " x ", cols, " x ", sizeof(T),
          " bytes, and there is no room for them");
   }
   constexpr std::size_t piece = std::size_t{1} << 20;  // a multiple of every block
-  auto const count = static_cast<std::size_t>(matrix.size());
-  for (std::size_t at = 0; at < count; at += piece) {
-    std::size_t const part_count = std::min(piece, count - at);
+  auto const values = static_cast<std::size_t>(matrix.size());
+  std::size_t const begin = stored_bytes(tensor.dtype, static_cast<std::size_t>(first * cols));
+  for (std::size_t at = 0; at < values; at += piece) {
+    std::size_t const part_count = std::min(piece, values - at);
     Tensor part = tensor;
-    part.bytes = tensor.bytes.subspan(stored_bytes(tensor.dtype, at), stored_bytes(tensor.dtype, part_count));
+    part.bytes = tensor.bytes.subspan(begin + stored_bytes(tensor.dtype, at),
+                                      stored_bytes(tensor.dtype, part_count));
     std::size_t const bad =
         at + detail::decode(tensor.dtype, part.bytes.data(), part_count, matrix.data() + at);
     release(part);  // so that the file's pages and the matrix are never both in memory as a whole
     if (bad != at + part_count && non_finite == NonFinite::refuse)
       fail(Kind::format, shown(), " holds a value that is not finite (", matrix.data()[bad], ") at row ",
-           static_cast<index_t>(bad) / cols, ", column ", static_cast<index_t>(bad) % cols,
+           first + static_cast<index_t>(bad) / cols, ", column ", static_cast<index_t>(bad) % cols,
            "; the weights are damaged");
   }
   if (tensor.added != 0) matrix.array() -= static_cast<T>(tensor.added);
-  return tensor.interleaved_heads > 0 ? without_interleaving(matrix, tensor) : matrix;
+  if (tensor.interleaved_heads > 0) return without_interleaving(matrix, tensor);
+  return matrix;
 }
 
 template RowMatrix<float> TensorFile::read_matrix(Tensor const&, NonFinite) const;
 template RowMatrix<double> TensorFile::read_matrix(Tensor const&, NonFinite) const;
+template RowMatrix<float> TensorFile::read_rows(Tensor const&, index_t, index_t, NonFinite) const;
+template RowMatrix<double> TensorFile::read_rows(Tensor const&, index_t, index_t, NonFinite) const;
 
 void TensorFile::release(Tensor const& tensor) const noexcept {
   map_.release(static_cast<std::size_t>(tensor.bytes.data() - map_.bytes().data()), tensor.bytes.size());

@@ -74,27 +74,40 @@ float to_odd_float(double x) {
   float const near = static_cast<float>(x);
   auto const back = static_cast<double>(near);
   bool const beyond = std::abs(back) > std::abs(x), inexact = back != x;
-  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(near) - (beyond ? 1u : 0u)) | (inexact ? 1u : 0u));
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(near) - static_cast<std::uint32_t>(beyond)) |
+                              static_cast<std::uint32_t>(inexact));
 }
 
+/// What a value becomes before it is rounded to To.
 template <class To, class From>
-To stored(From value) {
+auto prepared(From value) {
   if constexpr (std::is_floating_point_v<To>) return static_cast<To>(value);
-  else if constexpr (std::is_same_v<From, double>) return from_float<To>(to_odd_float(value));
+  else if constexpr (std::is_same_v<From, double>) return to_odd_float(value);
+  else return value;
+}
+template <class To, class Prepared>
+To rounded(Prepared value) {
+  if constexpr (std::is_floating_point_v<To>) return value;
   else return from_float<To>(value);
 }
 
+/// Short pieces and one thing per loop: compilers vectorise each loop, not all in one.
 template <class To, class From>
 std::size_t encode_all(From const* values, std::size_t count, std::byte* out) {
-  bool finite = true;
-  for (std::size_t i = 0; i < count; ++i) {
-    To const value = stored<To>(values[i]);
-    finite &= is_finite(value);
-    std::memcpy(out + i * sizeof(To), &value, sizeof(To));
+  constexpr std::size_t piece = 512;
+  std::array<decltype(prepared<To>(From{})), piece> buffer;
+  std::array<To, piece> result;
+  for (std::size_t first = 0; first < count; first += piece) {
+    std::size_t const part = std::min(piece, count - first);
+    for (std::size_t i = 0; i < part; ++i) buffer[i] = prepared<To>(values[first + i]);
+    for (std::size_t i = 0; i < part; ++i) result[i] = rounded<To>(buffer[i]);
+    std::memcpy(out + first * sizeof(To), result.data(), part * sizeof(To));
+    unsigned infinite = 0;
+    for (std::size_t i = 0; i < part; ++i) infinite |= is_finite(result[i]) ? 0u : 1u;
+    for (std::size_t i = 0; infinite != 0; ++i)
+      if (!is_finite(result[i])) return first + i;
   }
-  if (finite) return count;
-  return static_cast<std::size_t>(
-      std::find_if_not(values, values + count, [](From x) { return is_finite(stored<To>(x)); }) - values);
+  return count;
 }
 
 dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q8_0* block) {

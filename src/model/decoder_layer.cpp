@@ -45,7 +45,7 @@ LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
       map.weight = model.checkpoint().read_matrix<float>(linear.weight);
     } else {
       map.weight.resize(linear.outputs, linear.inputs);
-      folded.each_block(layer, linear, [&](index_t first, RowMatrix<double> const& rows) {
+      folded.each_block(layer, linear, [&](index_t first, RowMatrix<double>&& rows) {
         map.weight.middleRows(first, rows.rows()) = rows.cast<float>();
       });
     }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/atomic_file.hpp>
@@ -33,7 +34,7 @@ using detail::RoundedLayers;
 class FoldWriter {
  public:
   FoldWriter(FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
-             TensorSink& writer)
+             detail::BackgroundSink& writer)
       : weights_(weights), rounded_(rounded), options_(options), writer_(writer), others_(weights, writer) {}
 
   void write() {
@@ -58,8 +59,8 @@ class FoldWriter {
       if (!rounded.maps.empty() && linear.quantized()) {
         writer_.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
       } else {
-        weights_.each_block(layer, linear, [&](index_t, RowMatrix<double> const& rows) {
-          writer_.append(linear.weight, MatrixView<double const>(rows));
+        weights_.each_block(layer, linear, [&](index_t, RowMatrix<double>&& rows) {
+          writer_.append(linear.weight, std::move(rows));
         });
       }
       RowMatrix<double> const b = weights_.bias(layer, linear);
@@ -70,7 +71,7 @@ class FoldWriter {
   FoldedWeights const& weights_;
   RoundedLayers& rounded_;
   FoldOptions const& options_;
-  TensorSink& writer_;
+  detail::BackgroundSink& writer_;
   detail::OtherTensors others_;
 };
 

@@ -15,31 +15,8 @@ index_t online_block(index_t channels) {
 
 template <class T>
 RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first, index_t count) {
-  for (TensorFile const& file : checkpoint.files()) {
-    Tensor const* const whole = file.find(name);
-    if (whole == nullptr) continue;
-    require(whole->shape.size() == 2 && first >= 0 && count >= 0 && first + count <= whole->shape[0],
-            "[read_rows] rows ", first, " to ", first + count, " of ", describe(*whole));
-    std::array<index_t, 2> const shape{count, whole->shape[1]};
-    std::size_t const row_bytes = whole->bytes.size() / static_cast<std::size_t>(whole->shape[0]);
-    Tensor part = *whole;
-    part.shape = shape;
-    part.bytes = whole->bytes.subspan(static_cast<std::size_t>(first) * row_bytes,
-                                      static_cast<std::size_t>(count) * row_bytes);
-    if (whole->interleaved_heads > 0) {
-      index_t const head = whole->shape[0] / whole->interleaved_heads;
-      require(first % head == 0 && count % head == 0, "[read_rows] rows ", first, " to ", first + count, " of ",
-              describe(*whole), ": whole heads of ", head, " are needed");
-      part.interleaved_heads = count / head;
-    }
-    RowMatrix<T> rows = file.read_matrix<T>(part, NonFinite::allow);
-    file.release(part);
-    for (index_t row = 0; row < count; ++row)
-      if (!rows.row(row).allFinite())
-        fail(Error::Kind::format, file.path().string(), ": tensor '", name,
-             "' holds a value that is not finite in row ", first + row, "; the weights are damaged");
-    return rows;
-  }
+  for (TensorFile const& file : checkpoint.files())
+    if (Tensor const* const whole = file.find(name)) return file.read_rows<T>(*whole, first, count);
   fail(Error::Kind::format, checkpoint.folder().string(), ": there is no tensor '", name, "'");
 }
 template RowMatrix<float> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
@@ -210,7 +187,7 @@ RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear
 }
 
 void FoldedWeights::each_block(index_t layer, LayerLinear const& linear,
-                               std::function<void(index_t, RowMatrix<double> const&)> const& use) const {
+                               std::function<void(index_t, RowMatrix<double>&&)> const& use) const {
   index_t const head_dim = model_.config().head_dim;
   index_t const rows = changes_outputs(layer, linear) ? linear.outputs
                                                       : std::max<index_t>(1, 512 / head_dim) * head_dim;

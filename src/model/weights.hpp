@@ -57,7 +57,7 @@ class FoldedWeights {
   [[nodiscard]] RowMatrix<double> weight(index_t layer, LayerLinear const& linear) const;
   /// The same in blocks of rows, with the first row of each: whole heads, or all where outputs are turned.
   void each_block(index_t layer, LayerLinear const& linear,
-                  std::function<void(index_t, RowMatrix<double> const&)> const& use) const;
+                  std::function<void(index_t, RowMatrix<double>&&)> const& use) const;
   /// The bias [1, out], with what the norm's bias adds where the gain is folded, turned by the output side;
   /// empty where there is none.
   [[nodiscard]] RowMatrix<double> bias(index_t layer, LayerLinear const& linear) const;

@@ -100,6 +100,12 @@ TEST_CASE("rows of interleaved heads come back in the order of the model") {
     REQUIRE(rows(row, 1) == expected[static_cast<std::size_t>(row)]);
     REQUIRE(b(0, row) == expected[static_cast<std::size_t>(row)]);
   }
+  REQUIRE(file.read_rows<float>(weight, 4, 4) == rows.bottomRows(4));
+  REQUIRE_INVALID(file.read_rows<float>(weight, 2, 4), "no whole heads of 4");
+  REQUIRE_INVALID(file.read_rows<float>(weight, 4, 8), "rows 4 to 12 are not in it");
+  weight.interleaved_heads = 0;
+  weight.added = 2;
+  REQUIRE(file.read_rows<double>(weight, 3, 2) == RowMatrix<double>(stored.middleRows(3, 2).cast<double>().array() - 2));
 }
 
 TEST_CASE("a renamed GGUF file keeps its data, and refuses a name twice") {

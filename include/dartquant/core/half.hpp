@@ -36,13 +36,21 @@ struct BFloat16 {
   return sign != 0 ? -magnitude : magnitude;
 }
 
-// Both are computed without branches, so that loops over values vectorise.
+namespace detail {
+
+/// condition ? a : b, by masks: both are computed, so that loops over values vectorise.
+[[nodiscard]] DARTQUANT_HD inline std::uint32_t select(bool condition, std::uint32_t a, std::uint32_t b) {
+  std::uint32_t const mask = 0u - static_cast<std::uint32_t>(condition);
+  return (a & mask) | (b & ~mask);
+}
+
+}  // namespace detail
 
 /// Round to nearest even; overflow becomes infinity, NaN stays NaN.
 [[nodiscard]] DARTQUANT_HD inline BFloat16 to_bfloat16(float x) {
   std::uint32_t const bits = std::bit_cast<std::uint32_t>(x);
   std::uint32_t const rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x0040u;
-  return {static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded)};
+  return {static_cast<std::uint16_t>(detail::select((bits & 0x7FFFFFFFu) > 0x7F800000u, quiet, rounded))};
 }
 
 /// Round to nearest even; overflow becomes infinity, NaN stays NaN, subnormals are kept.
@@ -51,11 +59,12 @@ struct BFloat16 {
   std::uint32_t const sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
   // Below 2^-14: adding 1/2 lines the mantissa up so that its last bit weighs 2^-24; the addition itself
   // rounds to nearest even.
-  std::uint32_t const subnormal = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000u;
+  float const shifted = std::bit_cast<float>(magnitude) + 0.5f;
+  std::uint32_t const subnormal = std::bit_cast<std::uint32_t>(shifted) - 0x3F000000u;
   std::uint32_t const normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-  std::uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-  half = magnitude >= 0x477FF000u ? 0x7C00u : half;  // rounds to 65536 or more
-  half = magnitude > 0x7F800000u ? 0x7E00u : half;
+  std::uint32_t half = detail::select(magnitude < 0x38800000u, subnormal, normal);
+  half = detail::select(magnitude >= 0x477FF000u, 0x7C00u, half);  // rounds to 65536 or more
+  half = detail::select(magnitude > 0x7F800000u, 0x7E00u, half);
   return {static_cast<std::uint16_t>(sign | half)};
 }
 
