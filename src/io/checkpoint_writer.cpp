@@ -68,6 +68,7 @@ void CheckpointWriter::Options::validate() const {
   require(shard_bytes > 0, "[CheckpointWriter] shard_bytes is 0: at least 1 is needed");
   require(data_alignment >= 8 && data_alignment % 8 == 0 && data_alignment <= 4096,
           "[CheckpointWriter] data_alignment ", data_alignment, ": a multiple of 8 up to 4096 is needed");
+  require(threads >= 1, "[CheckpointWriter] ", threads, " threads: at least one is needed");
 }
 
 /// Creates and locks the folder; takes it away again if it was new and stays empty.
@@ -96,7 +97,8 @@ class CheckpointWriter::OutputFolder {
 };
 
 CheckpointWriter::CheckpointWriter(fs::path const& folder, std::vector<TensorInfo> tensors,
-                                   Options const& options) {
+                                   Options const& options)
+    : threads_(options.threads) {
   options.validate();
   std::vector<std::vector<TensorInfo>> shards = split(std::move(tensors), options.shard_bytes);
   for (std::size_t shard = 0; shard < shards.size(); ++shard) {
@@ -136,7 +138,7 @@ void CheckpointWriter::append_bytes(std::string_view name, std::span<std::byte c
 }
 
 void CheckpointWriter::commit() {
-  for (SafetensorsWriter& shard : shards_) shard.verify();
+  for (SafetensorsWriter& shard : shards_) shard.verify(threads_);
   if (shards_.size() == 1) return shards_[0].commit();
 
   detail::Json weight_map = detail::Json::object();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <dartquant/core/cpu.hpp>
 #include <dartquant/core/error.hpp>
 
 #include "io/checksum.hpp"
@@ -123,7 +124,7 @@ void TensorWriter::append(std::string_view name, MatrixView<double const> values
   append_values(name, values);
 }
 
-void TensorWriter::verify() {
+void TensorWriter::verify(int threads) {
   for (Progress const& tensor : tensors_)
     require(tensor.written == tensor.size, "[", function_, "] tensor '", printable(tensor.info.name),
             "' got ", tensor.written, " of ", tensor.size, " bytes");
@@ -133,7 +134,8 @@ void TensorWriter::verify() {
   }
   file_.sync();
   TensorFile const written = open(file_.temporary_path());
-  for (Progress const& tensor : tensors_) {
+  auto const check = [&](index_t first, index_t) {
+    Progress const& tensor = tensors_[static_cast<std::size_t>(first)];
     Tensor const* const found = written.find(tensor.info.name);
     bool const same = found != nullptr && found->dtype == tensor.info.dtype &&
                       std::equal(found->shape.begin(), found->shape.end(), tensor.info.shape.begin(),
@@ -142,7 +144,8 @@ void TensorWriter::verify() {
     if (!same)
       fail(Kind::io, "[", function_, "] ", path().string(), ": tensor '", printable(tensor.info.name),
            "' reads back differently from what was written; the disk or the memory is faulty");
-  }
+  };
+  Cpu(threads).parallel_for(static_cast<index_t>(tensors_.size()), 1, check);
   verified_ = true;
 }
 

@@ -154,6 +154,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
     detail::check_output_folder(model.folder(), output);
     CheckpointWriter::Options writer_options;
     writer_options.shard_bytes = options.shard_bytes;
+    writer_options.threads = cpu.threads();
     folder = std::make_unique<CheckpointWriter>(output, output_tensors(model, options), writer_options);
   }
   std::future<detail::InputFiles> inputs = detail::hash_inputs(model, file ? 1 : cpu.threads());
@@ -168,7 +169,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   FoldWriter(weights, rounded, options, background).write();
   background.finish();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
-  if (file) file->finish(report);
+  if (file) file->finish(report, cpu.threads());
   else
     detail::finish_folder(model,
                           {detail::output_config(model, options.dtype),

@@ -265,7 +265,8 @@ GgufOutput::~GgufOutput() = default;
 
 TensorSink& GgufOutput::tensors() { return *sink_; }
 
-void GgufOutput::finish(FoldReport& report) {
+void GgufOutput::finish(FoldReport& report, int threads) {
+  writer_->verify(threads);
   writer_->commit();
   report.files.push_back(writer_->path());
   report.bytes_written += fs::file_size(writer_->path());

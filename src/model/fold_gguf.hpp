@@ -23,7 +23,7 @@ class GgufOutput {
   /// Takes the tensors of the untied model under their Hugging Face names; the rows of a head together.
   [[nodiscard]] TensorSink& tensors();
   /// Verifies the file, gives it its name and fills the files and bytes of `report`.
-  void finish(FoldReport& report);
+  void finish(FoldReport& report, int threads);
 
  private:
   class RenamingSink;

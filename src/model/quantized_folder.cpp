@@ -300,6 +300,7 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   QuantizedWriter tensors(cpu, model, held, folder, options);
   CheckpointWriter::Options writer_options;
   writer_options.shard_bytes = options.shard_bytes;
+  writer_options.threads = cpu.threads();
   if (native) writer_options.data_alignment = 64;
   CheckpointWriter writer(output, tensors.tensors(), writer_options);
   std::future<detail::InputFiles> inputs = detail::hash_inputs(model, cpu.threads());

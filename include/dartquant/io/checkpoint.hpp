@@ -64,6 +64,7 @@ class CheckpointWriter : public TensorSink {
         5'000'000'000;  ///< limit of one file's data; a larger tensor gets its own file
     std::map<std::string, std::string> metadata{{"format", "pt"}};
     index_t data_alignment = 8;  ///< the data of a file begins at a multiple of it: a multiple of 8
+    int threads = 1;             ///< that read back what was written
     void validate() const;
   };
 
@@ -94,6 +95,7 @@ class CheckpointWriter : public TensorSink {
   std::vector<SafetensorsWriter> shards_;
   std::map<std::string, std::size_t, std::less<>> shard_of_;
   std::uint64_t total_size_ = 0;
+  int threads_ = 1;
 };
 
 }  // namespace dartquant

@@ -47,8 +47,8 @@ class TensorWriter : public TensorSink {
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
 
   /// Writes through to the disk, reads the temporary file again and compares every tensor's declaration and
-  /// checksum. InvalidArgument when a tensor is incomplete, Error(io) when what was read differs.
-  void verify();
+  /// checksum, several tensors at a time. InvalidArgument when a tensor is incomplete, Error(io) when what was read differs.
+  void verify(int threads = 1);
   /// `verify`, then gives the file its name.
   void commit();
 
