@@ -14,8 +14,8 @@
 //   and
 //                          threads (for one token oneDNN turns over as many bytes of its weights).
 //
-// All ratios are of first quartiles: ceilings and peers are measured before and after every kernel. For oneDNN
-// without AMX: ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI.
+// All ratios are of first quartiles: ceilings and peers are measured before and after every kernel. For
+// oneDNN without AMX: ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI.
 #include <dartquant/kernels.h>
 
 #include <benchmark/benchmark.h>

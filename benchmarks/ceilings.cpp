@@ -157,7 +157,8 @@ double thread_seconds() { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
 double process_seconds() { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
 
 double quantile(std::vector<double> values, double fraction) {
-  auto const at = values.begin() + static_cast<std::ptrdiff_t>(fraction * static_cast<double>(values.size() - 1));
+  auto const at =
+      values.begin() + static_cast<std::ptrdiff_t>(fraction * static_cast<double>(values.size() - 1));
   std::nth_element(values.begin(), at, values.end());
   return *at;
 }

@@ -2,10 +2,10 @@
 #pragma once
 
 // What the machine can do at most, measured in the process and on the threads that run the kernels: the
-// denominators of every of_ceiling. On a machine that others use, a mean of wall times compares their load and
-// not our code. So times are those that a thread had a processor, of several threads of the one that had it
-// longest; many are taken, kernel and ceiling in turn, and the first quartile counts: the least may be an error
-// of a virtual machine's clock.
+// denominators of every of_ceiling. On a machine that others use, a mean of wall times compares their load
+// and not our code. So times are those that a thread had a processor, of several threads of the one that had
+// it longest; many are taken, kernel and ceiling in turn, and the first quartile counts: the least may be an
+// error of a virtual machine's clock.
 
 #include <algorithm>
 #include <atomic>
