@@ -14,9 +14,9 @@ namespace {
 using namespace dartquant::cpu;
 
 /// Values of a type whose transforms stay finite.
-Buffer<std::uint8_t> stored(Random& random, Type type, std::int64_t count) {
+Buffer<std::uint32_t> stored(Random& random, Type type, std::int64_t count) {
   Buffer<float> x = addends(random, count);
-  Buffer<std::uint8_t> bytes(count * (type == Type::float32 ? 4 : 2));
+  Buffer<std::uint32_t> bytes(type == Type::float32 ? count : count / 2);
   portable_rows.store(type, x.data(), 0x1p-22f, bytes.data(), count);  // at most 2^11
   return bytes;
 }
@@ -31,7 +31,7 @@ TEST_CASE("rows that are loaded, transformed and measured at once") {
           if (blocks * length > 70000) continue;
           CAPTURE(set.name, static_cast<int>(type), length, blocks);
           std::int64_t const count = blocks * length;
-          Buffer<std::uint8_t> x = stored(random, type, count);
+          Buffer<std::uint32_t> x = stored(random, type, count);
           std::vector<char> next(1 << 16);
           Ahead ahead{next.data(), 1};
           Buffer<float> a(count), b(count);
