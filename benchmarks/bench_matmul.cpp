@@ -14,14 +14,14 @@
 //   and
 //                          threads (for one token oneDNN turns over as many bytes of its weights).
 //
-// All ratios are best over best: ceilings and peers are measured before and after every kernel. For oneDNN
-// without AMX: ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI.
+// All ratios are of first quartiles: ceilings and peers are measured before and after every kernel. For
+// oneDNN without AMX: ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI.
 #include <dartquant/kernels.h>
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -115,9 +115,7 @@ class Run {
   /// Seconds of one product with the next copy of the weights.
   double operator()(PinnedThreads& threads) {
     void const* const packed = weights_.copy(kernel_.tokens == 1 ? next_++ : 0);
-    auto const start = std::chrono::steady_clock::now();
-    threads.run([&](int part) { multiply(packed, part); });
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return threads.timed([&](int part) { multiply(packed, part); });
   }
   /// Products that make one measurement: a single token passes over all copies.
   [[nodiscard]] int products() const { return kernel_.tokens == 1 ? static_cast<int>(weights_.copies) : 1; }
@@ -174,23 +172,24 @@ Ceiling ceiling_of(Kernel const& kernel) {
 }
 
 struct PeerTimes {
-  double sgemm = 1e30, onednn = 1e30;
+  double sgemm, onednn;
 };
 
-/// The best times of the peers so far, measured once more.
-PeerTimes const& peers(std::int64_t tokens, int threads) {
-  static std::map<std::pair<std::int64_t, int>, PeerTimes> known;
-  PeerTimes& times = known[{tokens, threads}];
+/// The times of the peers, measured once more: the first quartiles of all so far.
+PeerTimes peers(std::int64_t tokens, int threads) {
+  static std::map<std::pair<std::int64_t, int>, std::array<std::vector<double>, 2>> seen;
+  auto& [sgemm, onednn] = seen[{tokens, threads}];
   std::int64_t const turned_over = tokens == 1 ? static_cast<std::int64_t>(sweep_bytes) : 1;
-  times.sgemm = std::min(times.sgemm, sgemm_seconds(tokens, out, in, threads));
-  times.onednn = std::min(times.onednn, onednn_seconds(tokens, out, in, threads, turned_over));
-  return times;
+  sgemm.push_back(sgemm_seconds(tokens, out, in, threads));
+  onednn.push_back(onednn_seconds(tokens, out, in, threads, turned_over));
+  return {typical(sgemm), typical(onednn)};
 }
 
 void product(benchmark::State& state, Kernel const& kernel) {
   static_cast<void>(peers(kernel.tokens, kernel.threads));
   Run run(kernel);
-  double best = 1e30, ceiling = 0;
+  std::vector<double> seconds;
+  double ceiling = 0;
   {
     PinnedThreads threads(kernel.threads);
     static_cast<void>(rate(ceiling_of(kernel), threads));
@@ -198,20 +197,23 @@ void product(benchmark::State& state, Kernel const& kernel) {
       double taken = 0;
       for (int i = 0; i < run.products(); ++i) taken += run(threads);
       state.SetIterationTime(taken / run.products());
-      best = std::min(best, taken / run.products());
+      seconds.push_back(taken / run.products());
     }
     ceiling = rate(ceiling_of(kernel), threads);
   }
-  PeerTimes const& times = peers(kernel.tokens, kernel.threads);
+  double const taken = typical(seconds);
+  state.counters["least"] = quantile(seconds, 0) / taken;
+  state.counters["median"] = quantile(seconds, 0.5) / taken;
+  PeerTimes const times = peers(kernel.tokens, kernel.threads);
   double const operations = 2.0 * static_cast<double>(kernel.tokens * out * in);
   double const work = kernel.tokens == 1 ? run.bytes() : operations;
-  state.counters["best_ms"] = best * 1e3;
-  state.counters["Gop_per_s"] = operations / best * 1e-9;
-  if (kernel.tokens == 1) state.counters["GB_per_s"] = run.bytes() / best * 1e-9;
+  state.counters["ms"] = taken * 1e3;
+  state.counters["Gop_per_s"] = operations / taken * 1e-9;
+  if (kernel.tokens == 1) state.counters["GB_per_s"] = run.bytes() / taken * 1e-9;
   state.counters["ceiling_G_per_s"] = ceiling * 1e-9;
-  if (ceiling > 0) state.counters["of_ceiling"] = work / best / ceiling;
-  if (times.onednn > 0) state.counters["of_onednn"] = best / times.onednn;
-  if (times.sgemm > 0) state.counters["of_sgemm"] = best / times.sgemm;
+  if (ceiling > 0) state.counters["of_ceiling"] = work / taken / ceiling;
+  if (times.onednn > 0) state.counters["of_onednn"] = taken / times.onednn;
+  if (times.sgemm > 0) state.counters["of_sgemm"] = taken / times.sgemm;
   state.SetLabel(name_of(ceiling_of(kernel)));
 }
 

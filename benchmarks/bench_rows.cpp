@@ -2,11 +2,11 @@
 // Row kernels against what the machine can do: butterflies in the cache against the rate of additions, rows
 // in memory against the in-place stream, fused quantization against the time its bytes take. Every line
 // states
-//   of_ceiling  best rate of the kernel / best rate of its ceiling, both measured in this process
+//   of_ceiling     rate of the kernel / rate of its ceiling, both measured in this process
+//   least, median  of the times, over the first quartile, which the rates are made of
 // One group of lines per instruction set; "plain" is the header's own loop, compiled as this file is.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -25,7 +25,6 @@ namespace {
 
 using namespace dartquant::bench;
 using dartquant::cpu::RowKernels;
-using Clock = std::chrono::steady_clock;
 
 /// Pinned threads, made when they are first needed; only one set spins at a time.
 PinnedThreads& threads_of(int count) {
@@ -66,19 +65,19 @@ void fill(dartquant_type type) {
           static_cast<std::uint16_t>((value(i) & 0x83FFu) | (type == dartquant_float16 ? 0x3C00u : 0x3F80u));
 }
 
-/// Runs body on all threads once per iteration and returns the best seconds.
+/// Runs body on all threads once per iteration and returns the typical seconds.
 template <class Body>
-double best_of(benchmark::State& state, PinnedThreads& threads, Body const& body) {
-  double best = 1e30;
+double seconds_of(benchmark::State& state, PinnedThreads& threads, Body const& body) {
+  std::vector<double> taken;
   threads.run(body);  // touches what it needs
   for (auto _ : state) {
-    auto const start = Clock::now();
-    threads.run(body);
-    double const seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    double const seconds = threads.timed(body);
     state.SetIterationTime(seconds);
-    best = std::min(best, seconds);
+    taken.push_back(seconds);
   }
-  return best;
+  state.counters["least"] = quantile(taken, 0) / typical(taken);
+  state.counters["median"] = quantile(taken, 0.5) / typical(taken);
+  return typical(taken);
 }
 
 dartquant_cpu processor(dartquant_isa isa) {
@@ -107,7 +106,7 @@ void butterflies(benchmark::State& state, std::int64_t length, Ceiling ceiling, 
   float* const x = outputs().as<float>();
   std::fill_n(x, count * length, 0.0f);  // stays zero: additions of numbers that do not grow
   rate(ceiling, threads);
-  double const seconds = best_of(state, threads, [&](int) {
+  double const seconds = seconds_of(state, threads, [&](int) {
     for (std::int64_t i = 0; i < times; ++i) walsh(x, count, length);
   });
   double const best = static_cast<double>(times * count * length) * additions_of(length) / seconds;
@@ -147,7 +146,7 @@ void hadamard(benchmark::State& state, dartquant_isa isa, std::int64_t cols, std
   Workspaces const spaces(cols, count);
   Ceiling const ceiling = cached ? additions(isa) : Ceiling::stream;
   rate(ceiling, threads);
-  double const seconds = best_of(state, threads, [&](int part) {
+  double const seconds = seconds_of(state, threads, [&](int part) {
     for (int i = 0; i < times; ++i)
       static_cast<void>(
           dartquant_hadamard(&cpu, &transform, &x, &x, spaces.of(part), spaces.bytes, part, count));
@@ -204,7 +203,7 @@ void quantize(benchmark::State& state, dartquant_isa isa, Quantization const& wh
   dartquant_quantized const q = quantized(what, rows);
   Workspaces const spaces(what.cols, count);
   rate(Ceiling::read, threads);
-  double const seconds = best_of(state, threads, [&](int part) {
+  double const seconds = seconds_of(state, threads, [&](int part) {
     static_cast<void>(
         dartquant_quantize(&cpu, &transform, &x, 1.0f, &q, spaces.of(part), spaces.bytes, part, count));
   });
@@ -229,7 +228,7 @@ void dequantize(benchmark::State& state, dartquant_isa isa, Quantization const& 
   static_cast<void>(
       dartquant_quantize(&cpu, nullptr, &y, 1.0f, &q, spaces.of(0), spaces.bytes, 0, 1));  // valid levels
   rate(Ceiling::stream, threads);
-  double const seconds = best_of(state, threads, [&](int part) {
+  double const seconds = seconds_of(state, threads, [&](int part) {
     static_cast<void>(dartquant_dequantize(&cpu, &q, &y, spaces.of(part), spaces.bytes, part, count));
   });
   double const written = static_cast<double>(rows * what.cols) * (what.type == dartquant_float32 ? 4 : 2);

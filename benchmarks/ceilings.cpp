@@ -6,10 +6,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <new>
 
@@ -49,14 +49,10 @@ bool supported(dartquant_isa isa) {
 }
 
 template <class Body>
-double best_seconds(PinnedThreads& threads, int times, Body const& body) {
-  double best = 1e30;
-  for (int i = 0; i < times; ++i) {
-    auto const start = std::chrono::steady_clock::now();
-    threads.run(body);
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
+double seconds_of(PinnedThreads& threads, Body const& body) {
+  std::vector<double> taken;
+  for (int i = 0; i < 5; ++i) taken.push_back(threads.timed(body));
+  return typical(taken);
 }
 
 #if defined(__x86_64__)
@@ -76,7 +72,7 @@ double measure_bandwidth(Ceiling what, PinnedThreads& threads) {
   if (what == Ceiling::read) {
     double seconds = 1e30;
     for (std::size_t const ahead : {0u, 1024u, 4096u})
-      seconds = std::min(seconds, best_seconds(threads, 2, [&](int part) {
+      seconds = std::min(seconds, seconds_of(threads, [&](int part) {
                            std::uint8_t const* const slice = data + static_cast<std::size_t>(part) * each;
                            int const sum = wide ? read_512(slice, each, ahead) : read_256(slice, each, ahead);
                            __asm__ volatile("" : : "r"(sum));
@@ -84,15 +80,15 @@ double measure_bandwidth(Ceiling what, PinnedThreads& threads) {
     return all / seconds;
   }
   if (what == Ceiling::stream)
-    return 2 * all / best_seconds(threads, 3, [&](int part) {
+    return 2 * all / seconds_of(threads, [&](int part) {
              (wide ? stream_512 : stream_256)(data + static_cast<std::size_t>(part) * each, each);
            });
   std::size_t const half = each / 8192 * 4096;
-  double const plain = best_seconds(threads, 3, [&](int part) {
+  double const plain = seconds_of(threads, [&](int part) {
     std::uint8_t* const slice = data + static_cast<std::size_t>(part) * each;
     std::memcpy(slice + half, slice, half);
   });
-  double const past_caches = best_seconds(threads, 3, [&](int part) {
+  double const past_caches = seconds_of(threads, [&](int part) {
     std::uint8_t* const slice = data + static_cast<std::size_t>(part) * each;
     (wide ? copy_512 : copy_256)(slice, slice + half, half);
   });
@@ -129,8 +125,8 @@ Loop loop_of(Ceiling what) {
 double measure_arithmetic(Ceiling what, PinnedThreads& threads) {
   Loop const loop = loop_of(what);
   if (!supported(loop.isa)) return 0;
-  std::int64_t constexpr iterations = 300000;
-  double const seconds = best_seconds(threads, 5, [&](int) {
+  std::int64_t constexpr iterations = 100000;
+  double const seconds = seconds_of(threads, [&](int) {
     int const sum = loop.run(iterations);
     __asm__ volatile("" : : "r"(sum));
   });
@@ -149,7 +145,23 @@ double measure(Ceiling, PinnedThreads&) { return 0; }
 
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 
+double read_clock(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
 }  // namespace
+
+double thread_seconds() { return read_clock(CLOCK_THREAD_CPUTIME_ID); }
+double process_seconds() { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
+
+double quantile(std::vector<double> values, double fraction) {
+  auto const at =
+      values.begin() + static_cast<std::ptrdiff_t>(fraction * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
 
 HugeBuffer::HugeBuffer(std::size_t bytes)
     : bytes_((bytes + huge_page - 1) / huge_page * huge_page), data_(std::aligned_alloc(huge_page, bytes_)) {
@@ -205,10 +217,10 @@ char const* name_of(Ceiling what) {
 }
 
 double rate(Ceiling what, PinnedThreads& threads) {
-  static double best[ceiling_count][16] = {};
-  double& known = best[static_cast<int>(what)][std::min(threads.size(), 15)];
-  known = std::max(known, measure(what, threads));
-  return known;
+  static std::vector<double> seen[ceiling_count][16];
+  std::vector<double>& rates = seen[static_cast<int>(what)][std::min(threads.size(), 15)];
+  rates.push_back(measure(what, threads));
+  return quantile(rates, 0.75);
 }
 
 void print_ceilings(int rounds) {

@@ -2,9 +2,12 @@
 #pragma once
 
 // What the machine can do at most, measured in the process and on the threads that run the kernels: the
-// denominators of every of_ceiling. Measure a ceiling next to its kernel, more than once, and divide best by
-// best: on a machine that others use, a mean compares their load and not our code.
+// denominators of every of_ceiling. On a machine that others use, a mean of wall times compares their load
+// and not our code. So times are those that a thread had a processor, of several threads of the one that had
+// it longest; many are taken, kernel and ceiling in turn, and the first quartile counts: the least may be an
+// error of a virtual machine's clock.
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +20,14 @@ namespace dartquant::bench {
 
 /// Bytes that a bandwidth measurement sweeps; kernels that are held against it should sweep as many.
 inline constexpr std::size_t sweep_bytes = std::size_t{160} << 20;
+
+/// Seconds that the calling thread, or all threads of the process, have had a processor.
+double thread_seconds();
+double process_seconds();
+
+/// The value below which `fraction` of the values lie; there are some.
+double quantile(std::vector<double> values, double fraction);
+inline double typical(std::vector<double> const& seconds) { return quantile(seconds, 0.25); }
 
 /// Memory on huge pages (where the system gives them), aligned to 2 MiB, filled with random bytes.
 class HugeBuffer {
@@ -51,6 +62,17 @@ class PinnedThreads {
   void run(Body const& body) {
     start([](void const* what, int part) { (*static_cast<Body const*>(what))(part); }, &body);
   }
+  /// As run; the seconds of the thread that took longest.
+  template <class Body>
+  [[nodiscard]] double timed(Body const& body) {
+    std::vector<double> taken(static_cast<std::size_t>(size()));
+    run([&](int part) {
+      double const start = thread_seconds();
+      body(part);
+      taken[static_cast<std::size_t>(part)] = thread_seconds() - start;
+    });
+    return *std::max_element(taken.begin(), taken.end());
+  }
 
  private:
   using Call = void (*)(void const*, int);
@@ -84,8 +106,8 @@ inline constexpr int ceiling_count = 11;
 /// "read", "vnni_512", ...
 char const* name_of(Ceiling what);
 
-/// Measures for some milliseconds on all of `threads` and returns the best rate seen so far in this process
-/// for that many threads; 0 where the processor cannot.
+/// Measures for some milliseconds on all of `threads` and returns the third quartile of the rates seen so far
+/// in this process for that many threads; 0 where the processor cannot.
 double rate(Ceiling what, PinnedThreads& threads);
 
 /// Measures every ceiling `rounds` times on 1 and 2 threads and prints them, one line each.

@@ -33,7 +33,7 @@ int loop_add_256(std::int64_t iterations) {
 }
 
 int loop_avx2_int8(std::int64_t iterations) {
-  __m256i const x = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+  __m256i const weights = _mm256_set1_epi8(15), x = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
   __m256i sums[4] = {};
   for (std::int64_t n = 0; n < iterations; ++n) {
     // Four independent sums of eight: eight pairs of 15 * 128 * 2 fit into 16 bits.
@@ -42,9 +42,9 @@ int loop_avx2_int8(std::int64_t iterations) {
     for (int i = 0; i < 8; ++i)
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        __m256i w = sums[k];
-        __asm__ volatile("" : "+x"(w));  // looks new to the compiler every time
-        words[k] = _mm256_add_epi16(words[k], _mm256_maddubs_epi16(w, x));
+        __m256i product;  // written out, or a compiler would form it once
+        __asm__ volatile("vpmaddubsw %2, %1, %0" : "=x"(product) : "x"(weights), "x"(x));
+        words[k] = _mm256_add_epi16(words[k], product);
       }
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi32(sums[k], _mm256_madd_epi16(words[k], ones));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
+#include <vector>
 
 #include "peers/peers.hpp"
 
@@ -21,15 +21,15 @@ double sgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int
   std::fill_n(x.as<float>(), tokens * in, 0.5f);
   for (std::int64_t i = 0; i < out * in; ++i) w.as<float>()[i] = static_cast<float>(i % 17) - 8.0f;
   openblas_set_num_threads(threads);
-  double best = 1e30;
+  std::vector<double> taken;
   for (int i = 0; i < 5; ++i) {
-    auto const start = std::chrono::steady_clock::now();
+    double const start = process_seconds();
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(tokens), static_cast<int>(out),
                 static_cast<int>(in), 1.0f, x.as<float>(), static_cast<int>(in), w.as<float>(),
                 static_cast<int>(in), 0.0f, y.as<float>(), static_cast<int>(out));
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    taken.push_back((process_seconds() - start) / threads);
   }
-  return best;
+  return typical(taken);
 }
 
 char const* openblas_name() { return openblas_get_config(); }

@@ -193,7 +193,7 @@ dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transfor
  * levels. transform may be null. A group that holds a NaN or an infinity gets scale NaN, levels and zero
  * point 0; all other groups are as ever, and the call returns (x, dartquant_not_finite). A KV cache
  * [tokens, heads * head_dim] with one scale per token and head is group = head_dim, or rows = tokens * heads
- * of head_dim channels each; both give the same bytes. */
+ * of head_dim channels each; both give the same bytes. X and q must not overlap. */
 dartquant_status dartquant_quantize(dartquant_cpu const* cpu, dartquant_transform const* transform,
                                     dartquant_matrix const* x, float clip_ratio, dartquant_quantized const* q,
                                     void* workspace, size_t workspace_bytes, int64_t part, int64_t parts);

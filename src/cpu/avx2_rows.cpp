@@ -41,9 +41,9 @@ Range range_with(float const* x, std::int64_t count, Ask& ask) {
   Extremes a, b, c, d;  // by name: an array of them would be cleared in memory first
   std::int64_t j = 0;
   for (; j + 8 * lanes <= count; j += 8 * lanes) {
-    ask.request();
 #pragma GCC unroll 2
     for (int i = 0; i < 64; i += 4 * lanes) {
+      ask.request();
       a.add(_mm256_loadu_ps(x + j + i));
       b.add(_mm256_loadu_ps(x + j + i + lanes));
       c.add(_mm256_loadu_ps(x + j + i + 2 * lanes));

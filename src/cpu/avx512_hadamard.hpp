@@ -1,39 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The Hadamard transforms for AVX-512. Included by files compiled for it and by nothing else; everything is
-// in an unnamed namespace. x + s y with s = +-1 through an FMA rounds as the sum or the difference does.
+// Walsh-Hadamard transforms for AVX-512: rows are loaded, transformed and their range is found in as few
+// passes over the first-level cache as their length allows. Included by files compiled for it and by nothing
+// else; everything is in an unnamed namespace. x + s y with s = +-1 through an FMA rounds as the sum or the
+// difference does.
 
-#include <immintrin.h>
-
-#include <cstdint>
-
-#include "cpu/kernel_table.hpp"
-
-#define DARTQUANT_INLINE inline __attribute__((always_inline))
-
-#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own undefined vectors
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
+#include "cpu/avx512_storage.hpp"
 
 namespace dartquant::cpu {
 namespace {
 
-constexpr std::int64_t lanes = 16;
-
-DARTQUANT_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-/// The lowest min(count, 16) or min(count, 64) bits.
-DARTQUANT_INLINE __mmask16 mask16(std::int64_t count) {
-  return count >= 16 ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1u << count) - 1);
-}
-DARTQUANT_INLINE __mmask64 mask64(std::int64_t count) {
-  return count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
-}
-
-// ---- Walsh-Hadamard -----------------------------------------------------------------------------------
-// Adds and FMAs share two ports with 512-bit shuffles, which have one of the two. Stage 1 takes its two
-// operands from loads that duplicate lanes, which need no such port; stages 2, 4 and 8 cost one shuffle each.
+// ---- stages -------------------------------------------------------------------------------------------
 
 /// +1 where bit `h` of the lane's number is 0, else -1.
 template <int h>
@@ -54,35 +32,21 @@ DARTQUANT_INLINE __m512 stage(__m512 x) {
   return _mm512_fmadd_ps(x, signs<h>(), other);
 }
 
-/// 16 values in memory that need not be aligned.
-struct __attribute__((packed, may_alias)) Line {
-  float values[16];
-};
-struct __attribute__((packed, may_alias)) HalfLine {
-  float values[8];
-};
-
-/// Stage 1 of 16 values in memory. Written out because a compiler would load once and shuffle twice.
-DARTQUANT_INLINE __m512 load_stage1(float const* x) {
-  Line const& line = *reinterpret_cast<Line const*>(x);
-  __m512 even, odd;
-  __asm__("vmovsldup %1, %0" : "=v"(even) : "m"(line));
-  __asm__("vmovshdup %1, %0" : "=v"(odd) : "m"(line));
-  return _mm512_fmadd_ps(odd, signs<1>(), even);
+template <int h, int count>
+DARTQUANT_INLINE void stages(__m512 (&v)[count]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < count; ++i) v[i] = stage<h>(v[i]);
 }
 
-/// Stage 8 of 16 values in memory.
-DARTQUANT_INLINE __m512 load_stage8(float const* x) {
-  HalfLine const* const line = reinterpret_cast<HalfLine const*>(x);
-  __m512 low, high;
-  __asm__("vbroadcastf32x8 %1, %0" : "=v"(low) : "m"(line[0]));
-  __asm__("vbroadcastf32x8 %1, %0" : "=v"(high) : "m"(line[1]));
-  return _mm512_fmadd_ps(high, signs<8>(), low);
-}
+/// Where a processor adds and multiplies in different units, every sum and difference of the stages below
+/// goes to one of them: `mixed` sends the differences to the multipliers, which the stages above already
+/// fill.
+enum class Units { adders, mixed };
 
 /// All stages over `count` = 2^k registers.
-template <int count>
+template <Units units, int count>
 DARTQUANT_INLINE void butterflies(__m512 (&v)[count]) {
+  __m512 const one = _mm512_set1_ps(1.0f);
 #pragma GCC unroll 4
   for (int h = 1; h < count; h *= 2)
 #pragma GCC unroll 16
@@ -90,43 +54,84 @@ DARTQUANT_INLINE void butterflies(__m512 (&v)[count]) {
       if ((i & h) == 0) {
         __m512 const a = v[i], b = v[i + h];
         v[i] = _mm512_add_ps(a, b);
-        v[i + h] = _mm512_sub_ps(a, b);
+        v[i + h] = units == Units::mixed ? _mm512_fnmadd_ps(b, one, a) : _mm512_sub_ps(a, b);
       }
 }
 
-/// Requests for memory that a kernel makes on the way, or none.
-struct Requests {
-  Ahead ahead;
+// ---- what becomes of the results ----------------------------------------------------------------------
 
-  DARTQUANT_INLINE void request() {
-    _mm_prefetch(ahead.at, _MM_HINT_T0);
-    ahead.at += ahead.pitch;
+struct Kept {
+  DARTQUANT_INLINE void operator()(__m512 x, float* y) { _mm512_storeu_ps(y, x); }
+};
+
+struct Scaled {
+  __m512 factor;
+  DARTQUANT_INLINE void operator()(__m512 x, float* y) { _mm512_storeu_ps(y, _mm512_mul_ps(x, factor)); }
+};
+
+/// A running range, of bits: as integers positive floats are in order, negative ones backwards and, without
+/// sign, above them. What is not finite lies beyond every number on its side.
+struct Ranged {
+  __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
+
+  DARTQUANT_INLINE void add(__m512 x) {
+    high = _mm512_max_epi32(high, _mm512_castps_si512(x));
+    low = _mm512_max_epu32(low, _mm512_castps_si512(x));
+  }
+  DARTQUANT_INLINE void operator()(__m512 x, float* y) {
+    add(x);
+    _mm512_storeu_ps(y, x);
+  }
+  [[nodiscard]] DARTQUANT_INLINE Range range() const {
+    constexpr std::uint32_t sign = 0x80000000u, infinity = 0x7F800000u;
+    std::uint32_t const top = static_cast<std::uint32_t>(_mm512_reduce_max_epi32(high));
+    std::uint32_t const any = _mm512_reduce_max_epu32(low), bottom = any > sign ? any : 0;
+    return {__builtin_bit_cast(float, bottom), __builtin_bit_cast(float, top),
+            top < infinity && (bottom & ~sign) < infinity};
   }
 };
-struct NoRequests {
-  DARTQUANT_INLINE void request() {}
-};
 
-/// Blocks of 16 count values, count <= 16. One request for every `each` registers.
-template <int count, int each, class Ask>
-void walsh_in_registers(float* x, std::int64_t blocks, Ask& ask) {
-  for (float* const end = x + blocks * count * lanes; x != end; x += count * lanes) {
+// ---- passes -------------------------------------------------------------------------------------------
+// Sinks and requests are copied into registers and back: through a reference every store could change them.
+
+/// Blocks of 16 count values from `x` to `y`, count <= 16. One request for every `each` registers.
+template <Type type, int count, int each, class Sink, class Ask>
+void walsh_in_registers(void const* x, float* y, std::int64_t blocks, Sink& sink_kept, Ask& ask_kept) {
+  Sink sink = sink_kept;
+  Ask ask = ask_kept;
+  constexpr int group = count < 4 ? count : 4;  // whose latencies overlap
+  constexpr std::int64_t bytes = type == Type::float32 ? 4 : 2;
+  for (std::int64_t at = 0; at < blocks * count * lanes; at += count * lanes) {
     __m512 v[count];
 #pragma GCC unroll 16
-    for (int i = 0; i < count; ++i) {
-      if (i % each == 0) ask.request();
-      v[i] = stage<8>(stage<4>(stage<2>(load_stage1(x + i * lanes))));
+    for (int i = 0; i < count; i += group) {
+#pragma GCC unroll 4
+      for (int k = i; k < i + group; ++k) {
+        if (k % each == 0) ask.request();
+        ask.draw(static_cast<char const*>(x) + bytes * (at + (k + count) * lanes));
+        v[k] = stage<1>(load16<type>(x, at + k * lanes, mask16(lanes)));
+      }
+#pragma GCC unroll 4
+      for (int k = i; k < i + group; ++k) v[k] = stage<2>(v[k]);
+#pragma GCC unroll 4
+      for (int k = i; k < i + group; ++k) v[k] = stage<4>(v[k]);
+#pragma GCC unroll 4
+      for (int k = i; k < i + group; ++k) v[k] = stage<8>(v[k]);
     }
-    butterflies(v);
+    butterflies<Units::mixed>(v);
 #pragma GCC unroll 16
-    for (int i = 0; i < count; ++i) _mm512_storeu_ps(x + i * lanes, v[i]);
+    for (int i = 0; i < count; ++i) sink(v[i], y + at + i * lanes);
   }
+  sink_kept = sink;
+  ask_kept = ask;
 }
 
 /// Stages h, 2h, ... of one block of radix h values, h >= 16: a constant, so that every address is one
 /// register and an offset. One request for every two registers.
-template <int radix, int h, class Ask>
-void walsh_across(float* x, Ask& ask) {
+template <int radix, int h, class Sink, class Ask>
+void walsh_across(float* x, Sink& sink_kept, Ask& ask_kept) {
+  Sink sink = sink_kept;
+  Ask ask = ask_kept;
   for (float* const end = x + h; x != end; x += lanes) {
     __m512 v[radix];
 #pragma GCC unroll 16
@@ -134,18 +139,59 @@ void walsh_across(float* x, Ask& ask) {
       if (i % 2 == 0) ask.request();
       v[i] = _mm512_loadu_ps(x + i * h);
     }
-    butterflies(v);
+    butterflies<Units::mixed>(v);
 #pragma GCC unroll 16
-    for (int i = 0; i < radix; ++i) _mm512_storeu_ps(x + i * h, v[i]);
+    for (int i = 0; i < radix; ++i) sink(v[i], x + i * h);
   }
+  sink_kept = sink;
+  ask_kept = ask;
 }
 
-template <int h, class Ask>
-void walsh_across(float* x, std::int64_t radix, Ask& ask) {
-  if (radix == 2) walsh_across<2, h>(x, ask);
-  else if (radix == 4) walsh_across<4, h>(x, ask);
-  else if (radix == 8) walsh_across<8, h>(x, ask);
-  else if (radix == 16) walsh_across<16, h>(x, ask);
+template <int h, class Sink, class Ask>
+void walsh_across(float* x, std::int64_t radix, Sink& sink, Ask& ask) {
+  if (radix == 2) walsh_across<2, h>(x, sink, ask);
+  else if (radix == 4) walsh_across<4, h>(x, sink, ask);
+  else if (radix == 8) walsh_across<8, h>(x, sink, ask);
+  else if (radix == 16) walsh_across<16, h>(x, sink, ask);
+}
+
+/// A block of 512 values and more: all stages over 4096 values while they are in L1, then the rest.
+template <Type type, class Sink, class Ask>
+void walsh_in_passes(void const* x, float* y, std::int64_t length, Sink& sink, Ask& ask) {
+  constexpr std::int64_t bytes = type == Type::float32 ? 4 : 2, most = 4096;
+  std::int64_t const part = smaller(length, most);
+  Kept kept;
+  NoRequests nothing;
+  for (std::int64_t first = 0; first < length; first += part) {
+    walsh_in_registers<type, 16, 2>(static_cast<char const*>(x) + first * bytes, y + first, part / 256, kept,
+                                    ask);
+    if (length <= most) walsh_across<256>(y + first, part / 256, sink, ask);
+    else walsh_across<256>(y + first, part / 256, kept, ask);
+  }
+  if (length > most) walsh_across<most>(y, length / part, sink, nothing);
+}
+
+/// `count` blocks of `length` = 2^m >= 16 values. One request for every register of 16 values (two passes
+/// make one each of two).
+template <Type type, class Sink, class Ask>
+void walsh_blocks(void const* x, float* y, std::int64_t count, std::int64_t length, Sink& sink, Ask& ask) {
+  constexpr std::int64_t bytes = type == Type::float32 ? 4 : 2;
+  switch (length) {
+    case 16:
+      return walsh_in_registers<type, 1, 1>(x, y, count, sink, ask);
+    case 32:
+      return walsh_in_registers<type, 2, 1>(x, y, count, sink, ask);
+    case 64:
+      return walsh_in_registers<type, 4, 1>(x, y, count, sink, ask);
+    case 128:
+      return walsh_in_registers<type, 8, 1>(x, y, count, sink, ask);
+    case 256:
+      return walsh_in_registers<type, 16, 1>(x, y, count, sink, ask);
+    default:
+      for (std::int64_t i = 0; i < count; ++i)
+        walsh_in_passes<type>(static_cast<char const*>(x) + i * length * bytes, y + i * length, length, sink,
+                              ask);
+  }
 }
 
 /// length = 2, 4 or 8: blocks lie side by side in a register.
@@ -160,43 +206,13 @@ void walsh_side_by_side(float* x, std::int64_t values) {
   }
 }
 
-/// Blocks of 512 values and more: all stages over 4096 values while they are in L1, then the rest.
-template <class Ask>
-void walsh_in_passes(float* x, std::int64_t length, Ask& ask) {
-  std::int64_t const part = smaller(length, 4096);
-  for (std::int64_t first = 0; first < length; first += part) {
-    walsh_in_registers<16, 2>(x + first, part / 256, ask);
-    walsh_across<256>(x + first, part / 256, ask);
-  }
-  NoRequests nothing;
-  walsh_across<4096>(x, length / part, nothing);
-}
-
-/// One request for every register of 16 values, whatever the length (two passes make one each of two).
 template <class Ask>
 void walsh_with(float* x, std::int64_t count, std::int64_t length, Ask& ask) {
-  switch (length) {
-    case 1:
-      return;
-    case 2:
-      return walsh_side_by_side<2>(x, count * 2);
-    case 4:
-      return walsh_side_by_side<4>(x, count * 4);
-    case 8:
-      return walsh_side_by_side<8>(x, count * 8);
-    case 16:
-      return walsh_in_registers<1, 1>(x, count, ask);
-    case 32:
-      return walsh_in_registers<2, 1>(x, count, ask);
-    case 64:
-      return walsh_in_registers<4, 1>(x, count, ask);
-    case 128:
-      return walsh_in_registers<8, 1>(x, count, ask);
-    case 256:
-      return walsh_in_registers<16, 1>(x, count, ask);
-    default:
-      for (std::int64_t i = 0; i < count; ++i) walsh_in_passes(x + i * length, length, ask);
-  }
+  Kept kept;
+  if (length == 2) walsh_side_by_side<2>(x, count * 2);
+  else if (length == 4) walsh_side_by_side<4>(x, count * 4);
+  else if (length == 8) walsh_side_by_side<8>(x, count * 8);
+  else if (length >= 16) walsh_blocks<Type::float32>(x, x, count, length, kept, ask);
 }
 
 void walsh(float* x, std::int64_t count, std::int64_t length) {
@@ -210,100 +226,26 @@ void walsh_ahead(float* x, std::int64_t count, std::int64_t length, Ahead* ahead
   *ahead = ask.ahead;
 }
 
-// ---- the base of other orders -------------------------------------------------------------------------
+// ---- load, transform and range, or factor, at once ----------------------------------------------------
 
-/// Signs as floats, so that a sum or difference is one FMA with a broadcast.
-constexpr std::int64_t sums = 8, chunk = 128;  // outputs at a time; rows of X whose signs are kept
-
-/// Outputs [first, first + count) of all columns, from rows [from, to) of X.
-void add_rows(std::int8_t const* signs_of, std::int64_t order, std::int64_t length, float const* x, float* y,
-              std::int64_t first, std::int64_t from) {
-  std::int64_t const count = smaller(sums, order - first), to = smaller(order, from + chunk);
-  float sign[chunk][sums];
-  for (std::int64_t j = from; j < to; ++j)
-    for (std::int64_t i = 0; i < sums; ++i)
-      sign[j - from][i] = i < count ? static_cast<float>(signs_of[j * order + first + i]) : 0.0f;
-  for (std::int64_t k = 0; k < length; k += 2 * lanes) {
-    __mmask16 const low = mask16(length - k), high = k + lanes < length ? mask16(length - k - lanes) : 0;
-    __m512 a[sums], b[sums];
-    std::int64_t j = from;
-    if (from == 0) {
-      __m512 const x0 = _mm512_maskz_loadu_ps(low, x + k), x1 = _mm512_maskz_loadu_ps(high, x + k + lanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < sums; ++i) {
-        a[i] = _mm512_mul_ps(x0, _mm512_set1_ps(sign[0][i]));
-        b[i] = _mm512_mul_ps(x1, _mm512_set1_ps(sign[0][i]));
-      }
-      j = 1;
-    } else {
-#pragma GCC unroll 8
-      for (int i = 0; i < sums; ++i) {
-        float const* const at = y + (first + (i < count ? i : 0)) * length + k;
-        a[i] = _mm512_maskz_loadu_ps(low, at);
-        b[i] = _mm512_maskz_loadu_ps(high, at + lanes);
-      }
-    }
-    for (; j < to; ++j) {
-      float const* const row = x + j * length + k;
-      __m512 const x0 = _mm512_maskz_loadu_ps(low, row), x1 = _mm512_maskz_loadu_ps(high, row + lanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < sums; ++i) {
-        __m512 const s = _mm512_set1_ps(sign[j - from][i]);
-        a[i] = _mm512_fmadd_ps(x0, s, a[i]);
-        b[i] = _mm512_fmadd_ps(x1, s, b[i]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < sums; ++i)
-      if (i < count) {
-        _mm512_mask_storeu_ps(y + (first + i) * length + k, low, a[i]);
-        _mm512_mask_storeu_ps(y + (first + i) * length + k + lanes, high, b[i]);
-      }
-  }
+template <class Sink>
+void transform_to(Transform const& t, Sink& sink, Requests& ask) {
+  if (t.type == Type::float32) walsh_blocks<Type::float32>(t.x, t.y, t.count, t.length, sink, ask);
+  else if (t.type == Type::float16) walsh_blocks<Type::float16>(t.x, t.y, t.count, t.length, sink, ask);
+  else walsh_blocks<Type::bfloat16>(t.x, t.y, t.count, t.length, sink, ask);
 }
 
-/// length < 16: lanes are outputs, every column a register; y is X transposed, [length, order].
-template <int length>
-void multiply_base_by_outputs(std::int8_t const* signs_of, std::int64_t order, float* x, float* y) {
-  for (std::int64_t first = 0; first < order; first += lanes) {
-    __mmask16 const mask = mask16(order - first);
-    __m512 sum[length];
-    for (std::int64_t j = 0; j < order; ++j) {
-      __m128i const bytes = _mm_maskz_loadu_epi8(mask, signs_of + j * order + first);
-      __m512 const s = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-#pragma GCC unroll 8
-      for (int k = 0; k < length; ++k) {
-        __m512 const value = _mm512_set1_ps(x[j * length + k]);
-        sum[k] = j == 0 ? _mm512_mul_ps(value, s) : _mm512_fmadd_ps(value, s, sum[k]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < length; ++k) _mm512_mask_storeu_ps(y + k * order + first, mask, sum[k]);
+void transform(Transform const* t, Ahead* ahead) {
+  Requests ask{*ahead};
+  if (t->range != nullptr) {
+    Ranged ranged;
+    transform_to(*t, ranged, ask);
+    *t->range = ranged.range();
+  } else {
+    Scaled scaled{_mm512_set1_ps(t->factor)};
+    transform_to(*t, scaled, ask);
   }
-  for (std::int64_t i = 0; i < order; ++i)
-    for (int k = 0; k < length; ++k) x[i * length + k] = y[k * order + i];
-}
-
-void multiply_base(std::int8_t const* signs_of, std::int64_t order, std::int64_t length, float* x,
-                   float* buffer) {
-  switch (length) {
-    case 1:
-      return multiply_base_by_outputs<1>(signs_of, order, x, buffer);
-    case 2:
-      return multiply_base_by_outputs<2>(signs_of, order, x, buffer);
-    case 4:
-      return multiply_base_by_outputs<4>(signs_of, order, x, buffer);
-    case 8:
-      return multiply_base_by_outputs<8>(signs_of, order, x, buffer);
-    default:
-      for (std::int64_t first = 0; first < order; first += sums)
-        for (std::int64_t from = 0; from < order; from += chunk)
-          add_rows(signs_of, order, length, x, buffer, first, from);
-      for (std::int64_t j = 0; j < order * length; j += lanes) {
-        __mmask16 const mask = mask16(order * length - j);
-        _mm512_mask_storeu_ps(x + j, mask, _mm512_maskz_loadu_ps(mask, buffer + j));
-      }
-  }
+  *ahead = ask.ahead;
 }
 
 }  // namespace

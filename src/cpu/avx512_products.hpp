@@ -118,7 +118,7 @@ inline void finish(Product const& p, std::int64_t row, std::int64_t panel, __m51
 
 /// Adds a group to the totals: fma(float(dot - corrections), scale, total). `dot` is the sum of x nibble;
 /// where the weights are symmetric and `started`, it began at -8 times the sum of x.
-inline __m512 add_group(Product const& p, std::int64_t row, std::int64_t group, std::int64_t index,
+inline __attribute__((always_inline)) __m512 add_group(Product const& p, std::int64_t row, std::int64_t group, std::int64_t index,
                         float const* scales, __m512i dot, __m512 total, bool started) {
   std::int64_t const at = row * p.w.groups + group;
   if (!started)

@@ -2,92 +2,109 @@
 // Row kernels for AVX-512 F, BW, DQ and VL. Float operations are those of the portable kernels in the same
 // order.
 
-#include <immintrin.h>
-
-#include <cstddef>
-#include <cstdint>
-
+#include "cpu/avx512_base.hpp"
 #include "cpu/avx512_hadamard.hpp"
 #include "cpu/avx512_storage.hpp"
-#include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
 namespace {
 
 // ---- quantization -------------------------------------------------------------------------------------
 
-/// A running range. 0 x is 0, or NaN where x is not finite.
-struct Extremes {
-  __m512 min = _mm512_setzero_ps(), max = _mm512_setzero_ps(), rest = _mm512_setzero_ps();
-
-  DARTQUANT_INLINE void add(__m512 x) {
-    min = _mm512_min_ps(x, min);  // of a NaN and a number the second: the number
-    max = _mm512_max_ps(x, max);
-    rest = _mm512_fmadd_ps(x, _mm512_setzero_ps(), rest);
-  }
-};
-
 template <class Ask>
 Range range_with(float const* x, std::int64_t count, Ask& ask) {
-  Extremes a, b, c, d;  // by name: an array of them would be cleared in memory first
+  Ranged even, odd;
   std::int64_t j = 0;
   for (; j + 4 * lanes <= count; j += 4 * lanes) {
-    ask.request();
-    a.add(_mm512_loadu_ps(x + j));
-    b.add(_mm512_loadu_ps(x + j + lanes));
-    c.add(_mm512_loadu_ps(x + j + 2 * lanes));
-    d.add(_mm512_loadu_ps(x + j + 3 * lanes));
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+      ask.request();
+      even.add(_mm512_loadu_ps(x + j + i * lanes));
+      odd.add(_mm512_loadu_ps(x + j + (i + 1) * lanes));
+    }
   }
-  for (; j < count; j += lanes) a.add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
-  __m512 const low = _mm512_min_ps(_mm512_min_ps(a.min, b.min), _mm512_min_ps(c.min, d.min));
-  __m512 const high = _mm512_max_ps(_mm512_max_ps(a.max, b.max), _mm512_max_ps(c.max, d.max));
-  __m512 const rest = _mm512_add_ps(_mm512_add_ps(a.rest, b.rest), _mm512_add_ps(c.rest, d.rest));
-  return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high),
-          _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0};
+  for (; j < count; j += lanes) even.add(_mm512_maskz_loadu_ps(mask16(count - j), x + j));
+  even.high = _mm512_max_epi32(even.high, odd.high);
+  even.low = _mm512_max_epu32(even.low, odd.low);
+  return even.range();
 }
 
-/// round(min(x factor inverse, highest)): what is below every level, and NaN, becomes a large negative
-/// number.
+/// How far a quotient is checked and what it is made of.
+enum class Quotient {
+  any,      ///< round(min(x factor inverse, highest)): what is below every level, and NaN, becomes a large
+            ///< negative number
+  bounded,  ///< round(x factor inverse): the levels are limited after the conversion
+  unscaled  ///< the same where the factor is 1
+};
+
+Quotient quotient_of(LevelMap const& map) {
+  if (!map.bounded) return Quotient::any;
+  return map.factor == 1.0f ? Quotient::unscaled : Quotient::bounded;
+}
+
+template <Quotient kind>
 DARTQUANT_INLINE __m512i rounded(__m512 x, LevelMap const& map) {
-  __m512 const quotient =
-      _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(map.factor)), _mm512_set1_ps(map.inverse));
+  __m512 const scaled = kind == Quotient::unscaled ? x : _mm512_mul_ps(x, _mm512_set1_ps(map.factor));
+  __m512 const quotient = _mm512_mul_ps(scaled, _mm512_set1_ps(map.inverse));
+  if constexpr (kind != Quotient::any) return _mm512_cvt_roundps_epi32(quotient, nearest);
   return _mm512_cvt_roundps_epi32(_mm512_min_ps(_mm512_set1_ps(map.highest), quotient), nearest);
 }
 
-/// 64 levels at a time: four registers of int32 narrow to one of bytes. The lower limit and the zero point
-/// act on 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
-template <bool above_127, class Ask>
+/// 64 quotients, limited to 16 bits. Of every 128 bits: 4 of each of the four registers they came from.
+struct Rounded {
+  __m512i low, high;
+};
+template <Quotient kind, class Ask>
+DARTQUANT_INLINE Rounded rounded64(float const* x, LevelMap const& map, Ask& ask) {
+  __m512i v[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    if (i % 2 == 0) ask.request();
+    v[i] = rounded<kind>(_mm512_loadu_ps(x + i * lanes), map);
+  }
+  return {_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])};
+}
+
+/// Their dwords in the order of x.
+DARTQUANT_INLINE __m512i in_order(__m512i bytes) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                  bytes);
+}
+
+/// 64 levels at a time: four registers of int32 narrow to one of bytes. The limits and the zero point act on
+/// 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
+template <Quotient kind, class Ask>
 std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels,
                             Ask& ask) {
+  bool const above_127 = map.highest + static_cast<float>(map.zero_point) > 127.0f;
   __m512i const lowest = _mm512_set1_epi16(static_cast<std::int16_t>(map.lowest));
+  __m512i const highest = _mm512_set1_epi16(static_cast<std::int16_t>(map.highest));
   __m512i const zero_point = _mm512_set1_epi16(static_cast<std::int16_t>(map.zero_point));
-  __m512i const in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   std::int64_t j = 0;
   for (; j + 64 <= count; j += 64) {
-    __m512i v[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      if (i % 2 == 0) ask.request();
-      v[i] = rounded(_mm512_loadu_ps(x + j + i * lanes), map);
-    }
-    __m512i a = _mm512_packs_epi32(v[0], v[1]), b = _mm512_packs_epi32(v[2], v[3]);
-    a = _mm512_add_epi16(_mm512_max_epi16(a, lowest), zero_point);
-    b = _mm512_add_epi16(_mm512_max_epi16(b, lowest), zero_point);
-    __m512i const bytes = above_127 ? _mm512_packus_epi16(a, b) : _mm512_packs_epi16(a, b);
-    _mm512_storeu_si512(levels + j, _mm512_permutexvar_epi32(in_order, bytes));
+    Rounded const r = rounded64<kind>(x + j, map, ask);
+    auto const level = [&](__m512i quotient) {
+      return _mm512_add_epi16(_mm512_min_epi16(_mm512_max_epi16(quotient, lowest), highest), zero_point);
+    };
+    __m512i const low = level(r.low), high = level(r.high);
+    __m512i const bytes = above_127 ? _mm512_packus_epi16(low, high) : _mm512_packs_epi16(low, high);
+    _mm512_storeu_si512(levels + j, in_order(bytes));
   }
   return j;
 }
 
 template <class Ask>
 void quantize_with(float const* x, std::int64_t count, LevelMap const* map, std::int8_t* levels, Ask& ask) {
-  bool const above_127 = map->highest + static_cast<float>(map->zero_point) > 127.0f;
-  std::int64_t j = above_127 ? quantize_by_64<true>(x, count, *map, levels, ask)
-                             : quantize_by_64<false>(x, count, *map, levels, ask);
+  Quotient const kind = quotient_of(*map);
+  std::int64_t j = kind == Quotient::any ? quantize_by_64<Quotient::any>(x, count, *map, levels, ask)
+                   : kind == Quotient::bounded
+                       ? quantize_by_64<Quotient::bounded>(x, count, *map, levels, ask)
+                       : quantize_by_64<Quotient::unscaled>(x, count, *map, levels, ask);
   __m512i const lowest = _mm512_set1_epi32(static_cast<std::int32_t>(map->lowest));
   for (; j < count; j += lanes) {
     __mmask16 const mask = mask16(count - j);
-    __m512i const v = _mm512_max_epi32(rounded(_mm512_maskz_loadu_ps(mask, x + j), *map), lowest);
+    __m512 const tail = _mm512_maskz_loadu_ps(mask, x + j);
+    __m512i const v = _mm512_max_epi32(rounded<Quotient::any>(tail, *map), lowest);
     _mm512_mask_cvtepi32_storeu_epi8(levels + j, mask,
                                      _mm512_add_epi32(v, _mm512_set1_epi32(map->zero_point)));
   }
@@ -120,6 +137,40 @@ void pack_nibbles(std::int8_t const* levels, std::int64_t count, std::uint8_t* b
     if (j + 64 <= count) _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + j / 2), packed);
     else _mm256_mask_storeu_epi8(bytes + j / 2, static_cast<__mmask32>(mask64((count - j + 1) / 2)), packed);
   }
+}
+
+/// Levels of 4 bits lie within a byte, so the limits act on bytes: a quarter as many registers.
+template <Quotient kind, class Ask>
+std::int64_t quantize_nibbles_by_64(float const* x, std::int64_t count, LevelMap const& map,
+                                    std::uint8_t* bytes, Ask& ask) {
+  __m512i const lowest = _mm512_set1_epi8(static_cast<std::int8_t>(map.lowest));
+  __m512i const highest = _mm512_set1_epi8(static_cast<std::int8_t>(map.highest));
+  __m512i const zero_point = _mm512_set1_epi8(static_cast<std::int8_t>(map.zero_point));
+  std::int64_t j = 0;
+  for (; j + 64 <= count; j += 64) {
+    Rounded const r = rounded64<kind>(x + j, map, ask);
+    __m512i const quotients = _mm512_packs_epi16(r.low, r.high);
+    __m512i const centered = _mm512_min_epi8(_mm512_max_epi8(quotients, lowest), highest);
+    __m512i const levels = in_order(_mm512_add_epi8(centered, zero_point));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + j / 2), _mm512_cvtepi16_epi8(joined(levels)));
+  }
+  return j;
+}
+
+void quantize_nibbles(float const* x, std::int64_t count, LevelMap const* map, std::uint8_t* bytes,
+                      Ahead* ahead) {
+  Requests ask{*ahead};
+  Quotient const kind = quotient_of(*map);
+  std::int64_t const done =
+      kind == Quotient::any       ? quantize_nibbles_by_64<Quotient::any>(x, count, *map, bytes, ask)
+      : kind == Quotient::bounded ? quantize_nibbles_by_64<Quotient::bounded>(x, count, *map, bytes, ask)
+                                  : quantize_nibbles_by_64<Quotient::unscaled>(x, count, *map, bytes, ask);
+  *ahead = ask.ahead;
+  if (done == count) return;
+  std::int8_t rest[64];
+  NoRequests nothing;
+  quantize_with(x + done, count - done, map, rest, nothing);
+  pack_nibbles(rest, count - done, bytes + done / 2);
 }
 
 void unpack_nibbles(std::uint8_t const* bytes, std::int64_t count, bool is_signed, std::int8_t* levels) {
@@ -193,7 +244,8 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx512_rows{load,         store,          walsh,      multiply_base, range,         quantize,
-                             pack_nibbles, unpack_nibbles, dequantize, sum,           &with_requests};
+RowKernels const avx512_rows{load,           store,        walsh,           multiply_base, range,
+                             quantize,       pack_nibbles, unpack_nibbles,  dequantize,    sum,
+                             &with_requests, transform,    quantize_nibbles};
 
 }  // namespace dartquant::cpu

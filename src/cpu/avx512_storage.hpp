@@ -4,12 +4,7 @@
 // Loads and stores of float, half and bfloat16 rows for AVX-512. Included by files compiled for it and by
 // nothing else; everything is in an unnamed namespace.
 
-#include <immintrin.h>
-
-#include <cstdint>
-
-#include "cpu/avx512_hadamard.hpp"
-#include "cpu/kernel_table.hpp"
+#include "cpu/avx512_lanes.hpp"
 
 namespace dartquant::cpu {
 namespace {

@@ -98,9 +98,19 @@ struct Scratch {
   /// Of the last group, which may go on in the next chunk.
   alignas(64) std::int32_t sums[most_tiles][tile_rows][tile_panels][16];
   /// -8 times the sums of x: of all groups of the product if they fit, else of the pieces of the chunk.
-  alignas(64) std::int32_t starts[most_starts + 1][row_block];  ///< a tile may read past its last row
+  alignas(64) std::int32_t starts[most_starts][row_block];
 };
 static_assert(sizeof(Scratch) <= scratch_bytes && chunk_pieces <= most_starts);
+
+constexpr std::int64_t line_step = 8;  // after which the rows of x go on to another cache line
+
+template <int rows, int panels, class Body>
+inline __attribute__((always_inline)) void for_each_sum(Body const& body) {
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (int k = 0; k < panels; ++k) body(r, k);
+}
 
 /// What one pass of all rows over one chunk works on.
 struct Pass {
@@ -129,61 +139,77 @@ void unpack(Product const& p, std::int64_t panel, Chunk const& chunk, std::uint8
   }
 }
 
-/// One tile of rows over the chunk. `plain`: symmetric weights, nothing to subtract from x, one scale per
-/// row; then a group costs a conversion and an FMA per sum.
-template <int rows, int panels, bool plain>
-void multiply_tile(Pass const& pass, std::int64_t tile, std::int64_t row) {
-  Product const& p = *pass.p;
-  Scratch& scratch = *pass.scratch;
-  bool const started = plain || p.w.zero_points == nullptr;
-  TileArguments a{};
-  a.weights = scratch.weights;
-  a.x = p.x + row * p.x_stride + pass.chunk->channel;
-  a.stride = p.x_stride;
-  a.sums = scratch.sums[tile][0][0];
-  a.totals = scratch.totals[tile][0][0];
-  for (std::int64_t i = 0; i < pass.chunk->count; ++i) {
-    Piece const& piece = pass.chunk->pieces[i];
-    a.end = a.weights + piece.lines * 128 * panels;
-    a.starts = piece.begins && started ? pass.starts[i] + row : nullptr;
-    if (piece.begins && !started) std::memset(a.sums, 0, sizeof scratch.sums[0]);
-    auto const* const scales = reinterpret_cast<float const*>(a.end);
-    a.scales = plain && piece.ends ? scales : nullptr;
-    multiply_lines<rows, panels>(a);
-    if constexpr (!plain)
-      if (piece.ends)
-        for (int r = 0; r < rows; ++r)
-          for (int k = 0; k < panels; ++k) {
-            int const at = 16 * (tile_panels * r + k);
-            std::int64_t const index = (pass.panel + k) * p.w.groups + piece.group;
-            __m512 const total =
-                add_group(p, row + r, piece.group, index, scales + 16 * k, _mm512_load_si512(a.sums + at),
-                          _mm512_load_ps(a.totals + at), started);
-            _mm512_store_ps(a.totals + at, total);
-          }
-    a.x += 8 * piece.lines;
-    a.weights = a.end + (piece.ends ? 64 * panels : 0);
-  }
+/// What the end of a group does with its sums, beside the scales of the weights.
+enum class Form {
+  plain,     ///< nothing: symmetric weights, nothing to subtract from x, one scale per row
+  corrected  ///< whatever add_group does
+};
+
+/// add_group for the sums of a tile.
+template <int rows, int panels>
+inline __attribute__((always_inline)) void add_groups(Product const& p, std::int64_t row, std::int64_t panel,
+                                                      std::int64_t group, float const* scales, bool started,
+                                                      __m512i (&sum)[rows][panels],
+                                                      __m512 (&total)[rows][panels]) {
+#pragma GCC unroll 2
+  for (int k = 0; k < panels; ++k)
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+      total[r][k] = add_group(p, row + r, group, (panel + k) * p.w.groups + group, scales + 16 * k, sum[r][k],
+                              total[r][k], started);
 }
 
-template <int panels, bool plain>
-void multiply_rows(Pass const& pass, std::int64_t tile, std::int64_t row, std::int64_t rows) {
-  switch (rows) {
-    case 12:
-      return multiply_tile<12, panels, plain>(pass, tile, row);
-    case 11:
-      return multiply_tile<11, panels, plain>(pass, tile, row);
-    case 10:
-      return multiply_tile<10, panels, plain>(pass, tile, row);
-    case 9:
-      return multiply_tile<9, panels, plain>(pass, tile, row);
-    case 8:
-      return multiply_tile<8, panels, plain>(pass, tile, row);
-    case 7:
-      return multiply_tile<7, panels, plain>(pass, tile, row);
-    default:  // tiles are of equal heights, and there are more than 8 rows
-      return multiply_tile<6, panels, plain>(pass, tile, row);
+/// One tile of rows over the chunk.
+template <int rows, int panels, Form form>
+inline __attribute__((always_inline)) void multiply_tile(Pass const& pass, std::int64_t tile,
+                                                         std::int64_t row) {
+  Product const& p = *pass.p;
+  Scratch& scratch = *pass.scratch;
+  bool const started = form == Form::plain || p.w.zero_points == nullptr;
+  std::int64_t const stride = p.x_stride;
+  std::uint8_t const* weights = scratch.weights;
+  std::int8_t const* x = p.x + row * stride + pass.chunk->channel;
+  __m512i sum[rows][panels];
+  __m512 total[rows][panels];
+  for_each_sum<rows, panels>([&](int r, int k) { total[r][k] = _mm512_load_ps(scratch.totals[tile][r][k]); });
+  for (std::int64_t i = 0; i < pass.chunk->count; ++i) {
+    Piece const& piece = pass.chunk->pieces[i];
+    if (!piece.begins)
+      for_each_sum<rows, panels>(
+          [&](int r, int k) { sum[r][k] = _mm512_load_si512(scratch.sums[tile][r][k]); });
+    else if (started)
+      for_each_sum<rows, panels>([&](int r, int k) { sum[r][k] = broadcast_word(pass.starts[i] + row + r); });
+    else for_each_sum<rows, panels>([&](int r, int k) { sum[r][k] = _mm512_setzero_si512(); });
+    for (std::int64_t left = piece.lines; left > 0; left -= line_step) {
+      std::int64_t const lines = left < line_step ? left : line_step;
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) _mm_prefetch(x + (rows + r) * stride, _MM_HINT_T0);  // of the next tile
+      add_products<rows, panels>(x, stride, weights, lines, sum);
+      weights += lines * 128 * panels;
+      x += lines * 8;
+    }
+    if (!piece.ends) {
+      for_each_sum<rows, panels>(
+          [&](int r, int k) { _mm512_store_si512(scratch.sums[tile][r][k], sum[r][k]); });
+      continue;
+    }
+    auto const* const scales = reinterpret_cast<float const*>(weights);
+    if constexpr (form == Form::plain)
+      for_each_sum<rows, panels>([&](int r, int k) {
+        total[r][k] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][k]), _mm512_load_ps(scales + 16 * k), total[r][k]);
+      });
+    else add_groups(p, row, pass.panel, piece.group, scales, started, sum, total);
+    weights += 64 * panels;
   }
+  for_each_sum<rows, panels>([&](int r, int k) { _mm512_store_ps(scratch.totals[tile][r][k], total[r][k]); });
+}
+
+template <int panels, Form form>
+void multiply_rows(Pass const& pass, std::int64_t tile, std::int64_t row, std::int64_t rows) {
+  if (rows == 6) multiply_tile<6, panels, form>(pass, tile, row);
+  else if (rows == 5) multiply_tile<5, panels, form>(pass, tile, row);
+  else multiply_tile<4, panels, form>(pass, tile, row);  // tiles are of equal heights, of more than 8 rows
 }
 
 /// starts[i][row] = -8 x_sums[row, first + i].
@@ -194,7 +220,7 @@ void prepare_starts(Product const& p, std::int64_t first, std::int64_t count, Sc
 }
 
 /// All rows and channels of `panels` panels.
-template <int panels, bool plain>
+template <int panels, Form form>
 void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
   auto& scratch = *reinterpret_cast<Scratch*>(p.scratch);
   std::int64_t const tiles = (p.rows - 1) / tile_rows + 1, height = p.rows / tiles, taller = p.rows % tiles;
@@ -213,7 +239,7 @@ void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
         prefetch_rows(p, panel, panels, row, rows);
         prefetch_panels(p, panel + panels, tile_panels, tile, tiles);
       }
-      multiply_rows<panels, plain>(pass, tile, row, rows);
+      multiply_rows<panels, form>(pass, tile, row, rows);
       if (pass.last)
         for (std::int64_t r = 0; r < rows; ++r)
           for (int k = 0; k < panels; ++k)
@@ -223,20 +249,20 @@ void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
   }
 }
 
-template <bool plain>
+template <Form form>
 void multiply_blocks(Product const& p) {
   bool const starts_fit = p.w.groups <= most_starts;
   if (starts_fit) prepare_starts(p, 0, p.w.groups, *reinterpret_cast<Scratch*>(p.scratch));
   std::int64_t panel = 0;
-  for (; panel + 2 <= p.w.count; panel += 2) multiply_panels<2, plain>(p, panel, starts_fit);
-  if (panel < p.w.count) multiply_panels<1, plain>(p, panel, starts_fit);
+  for (; panel + 2 <= p.w.count; panel += 2) multiply_panels<2, form>(p, panel, starts_fit);
+  if (panel < p.w.count) multiply_panels<1, form>(p, panel, starts_fit);
 }
 
 void multiply(Product const* p) {
   if (p->rows <= most_streamed_rows) return stream_rows(*p);
   bool const plain = p->w.zero_points == nullptr && p->x_zero_points == nullptr && !p->scales_per_group;
-  if (plain) multiply_blocks<true>(*p);
-  else multiply_blocks<false>(*p);
+  if (plain) multiply_blocks<Form::plain>(*p);
+  else multiply_blocks<Form::corrected>(*p);
 }
 
 }  // namespace

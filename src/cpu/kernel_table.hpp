@@ -71,6 +71,18 @@ struct Range {
 struct LevelMap {
   float factor, inverse, lowest, highest;
   std::int32_t zero_point;
+  bool bounded = false;  ///< (x factor) inverse is known to lie within +-2^30
+};
+
+/// y = the Walsh-Hadamard transforms of x: `count` blocks of `length` = 2^m >= 16 values. x may be y where it
+/// is float32. Either the range of y is wanted, or y is multiplied by `factor` (rounded once more).
+struct Transform {
+  Type type;  ///< of x
+  void const* x;
+  float* y;
+  std::int64_t count, length;
+  Range* range;  ///< or null
+  float factor;  ///< counts where `range` is null
 };
 
 /// Memory that is wanted soon: it is asked for a line at a time, every `pitch` bytes, while a kernel works.
@@ -81,7 +93,8 @@ struct Ahead {
 };
 
 /// The kernels of RowKernels that also ask for what comes next: as often as their share of the time demands,
-/// per 64 values once, load, store and range, four times, walsh (of 16 and more values), and twice, quantize.
+/// per 64 values once, load and store, twice, range and quantize, and four times, walsh (of 16 and more
+/// values).
 struct RowKernelsAhead {
   void (*load)(Type type, void const* x, std::int32_t const* permutation, float* y, std::int64_t count,
                Ahead* ahead);
@@ -117,8 +130,13 @@ struct RowKernels {
                      std::int32_t zero_point, float* y);
   /// The sum of int8_t levels.
   std::int32_t (*sum)(std::int8_t const* levels, std::int64_t count);
-  /// Null where the instruction set has none.
+  // What follows is null where the instruction set has none.
   RowKernelsAhead const* ahead = nullptr;
+  /// load, walsh and range or factor at once; four requests per 64 values.
+  void (*transform)(Transform const* transform, Ahead* ahead) = nullptr;
+  /// quantize of 4-bit levels and pack_nibbles at once; two requests per 64 values.
+  void (*quantize_nibbles)(float const* x, std::int64_t count, LevelMap const* map, std::uint8_t* bytes,
+                           Ahead* ahead) = nullptr;
 };
 
 /// Products with packed weights.
