@@ -54,7 +54,7 @@ void require_given(TextSource const& source, std::string const& names);
 
 /// How a calibration learns.
 struct LearningFlags {
-  std::string method = "centred", optimizer;
+  std::string method = "centred", optimizer, objective;
   index_t samples = calibration_samples;
   LearningOptions r1, r2;
   index_t block = ModelCalibrationOptions{}.block;

@@ -92,7 +92,7 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
     }
     detail::Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
     RowMatrix<double> factor;
-    if (method.objective == LearnedObjective::output_error) {
+    if (detail::objective_of(options) == LearnedObjective::output_error) {
       factor = detail::output_factor(cpu, model);
       learning.output_factor = &factor;
     }

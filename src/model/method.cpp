@@ -160,6 +160,35 @@ std::string_view name_of(LearningRule rule) {
   return "";
 }
 
+std::string_view name_of(LearnedObjective objective) {
+  switch (objective) {
+    case LearnedObjective::whip:
+      return "whip";
+    case LearnedObjective::uniformity:
+      return "uniformity";
+    case LearnedObjective::kurtosis:
+      return "kurtosis";
+    case LearnedObjective::variance:
+      return "variance";
+    case LearnedObjective::peak:
+      return "peak";
+    case LearnedObjective::quant_error:
+      return "quant-error";
+    case LearnedObjective::output_error:
+      return "output-error";
+  }
+  return "";
+}
+
+LearnedObjective parse_objective(std::string_view name) {
+  for (auto const objective : {whip, uniformity, kurtosis, variance, peak, quant_error, output_error})
+    if (name_of(objective) == name) return objective;
+  throw InvalidArgument(
+      detail::sentence("[parse_objective] '", name,
+                       "' is no objective (known: whip, uniformity, kurtosis, variance, peak, quant-error, "
+                       "output-error)"));
+}
+
 LearningRule parse_rule(std::string_view name) {
   for (auto const rule : {LearningRule::qr_orth, LearningRule::procrustes, LearningRule::cayley})
     if (name_of(rule) == name) return rule;

@@ -52,6 +52,11 @@ enum class LearnedObjective {
   output_error  ///< of R1, over the linear layers that read its side of the stream; R2: Whip
 };
 
+/// "whip" "uniformity" "kurtosis" "variance" "peak" "quant-error" "output-error".
+[[nodiscard]] std::string_view name_of(LearnedObjective objective);
+/// The objective of a name. Errors: InvalidArgument that lists the names.
+[[nodiscard]] LearnedObjective parse_objective(std::string_view name);
+
 /// How they are learned.
 enum class LearningRule {
   qr_orth,     ///< calibrate/descent.hpp with SGD
