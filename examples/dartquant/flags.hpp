@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -57,6 +58,7 @@ struct LearningFlags {
   std::string method = "centred", optimizer, objective;
   index_t samples = calibration_samples;
   LearningOptions r1, r2;
+  std::optional<double> weight_rows;
   index_t block = ModelCalibrationOptions{}.block;
   index_t r1_rows = CaptureOptions{}.r1_rows, r2_rows = CaptureOptions{}.r2_rows,
           site_rows = CaptureOptions{}.site_rows;

@@ -13,6 +13,10 @@ LearnedObjective objective_of(ModelCalibrationOptions const& run) {
   return run.objective.value_or(traits(run.method).objective);
 }
 
+double weight_rows_of(ModelCalibrationOptions const& run) {
+  return run.weight_rows.value_or(traits(run.method).weight_rows);
+}
+
 Learner learner_of(ModelCalibrationOptions const& run) {
   LearnedObjective const objective = objective_of(run);
   Learner learner;

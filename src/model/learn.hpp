@@ -35,6 +35,8 @@ struct Learner {
 [[nodiscard]] Learner learner_of(ModelCalibrationOptions const& run);
 /// The objective that a run learns on, and the rule that it learns by.
 [[nodiscard]] LearnedObjective objective_of(ModelCalibrationOptions const& run);
+/// The rows of weights that R1 learns on for every row of activations.
+[[nodiscard]] double weight_rows_of(ModelCalibrationOptions const& run);
 [[nodiscard]] LearningRule rule_of(ModelCalibrationOptions const& run);
 
 /// L [hidden, hidden], L L^T = the mean of W^T W over all linear layers that the norms of the layers feed,
