@@ -6,7 +6,7 @@
 //   bench_optimizers rivals MODEL IDS.npy ROWS [STEPS]
 //       QR-Orth, Procrustes and Cayley SGD on synthetic activations or those of a model, QR-Orth and Cayley
 //       with the best of a grid of steps: loss per channel against time, and when the first two pass what
-//       Cayley reaches in all of its steps (time_ratio -1: never).
+//       Cayley reaches in all of its steps (time_ratio -1: never); and both at one rate, the paper's 2e-3.
 //   bench_optimizers recipe CHANNELS ROWS
 //   bench_optimizers recipe MODEL IDS.npy ROWS
 //       The paper's recipe, QR-Orth with momentum on 100 batches of ROWS rows (131072 in the paper), against
@@ -172,11 +172,17 @@ void rivals(dq::Cpu const& cpu, Matrix const& X, index_t steps) {
   auto published = options(dq::Cayley{.momentum = 0});
   published.learning_rate = 1.5f / static_cast<float>(channels);
   published.schedule = dq::Schedule::cosine;
+  auto at_papers_rate = [&]<class Optimizer>(std::string const& name, Optimizer const& optimizer) {
+    auto same = options(optimizer);
+    same.learning_rate = 2e-3f;
+    return run(cpu, name, X, same);
+  };
   std::vector<Curve> const others{
       tuned(cpu, "Cayley, 2 iterations, 1-norm", X, options(dq::Cayley{.iterations = 2}), grid),
       tuned(cpu, "Cayley, 2 iterations, spectral norm", X,
             options(dq::Cayley{.iterations = 2, .limit = dq::StepLimit::spectral}), grid),
-      run(cpu, "Cayley, rate 1.5 per channel, cosine", X, published)};
+      run(cpu, "Cayley, rate 1.5 per channel, cosine", X, published),
+      at_papers_rate("Cayley, 2 iterations, 1-norm, rate 2e-3", dq::Cayley{.iterations = 2})};
   for (Curve const& other : others) print(other, channels, rows);
   std::vector<Curve> ours;
   for (double const relative_step : grid) {
@@ -185,9 +191,12 @@ void rivals(dq::Cpu const& cpu, Matrix const& X, index_t steps) {
     ours.push_back(run(cpu, "QR-Orth", X, one));
     print(ours.back(), channels, rows);
   }
+  ours.push_back(at_papers_rate("QR-Orth, rate 2e-3", dq::Sgd{}));
+  print(ours.back(), channels, rows);
   auto one = options(dq::Procrustes{.stop = 0});
   ours.push_back(run(cpu, "Procrustes", X, one));
   print(ours.back(), channels, rows);
+  compare(std::span(ours).last(2).first(1), others.back(), channels, rows);
   for (Curve const& other : others) {
     compare(std::span(ours).first(ours.size() - 1), other, channels, rows);
     compare(std::span(ours).last(1), other, channels, rows);

@@ -134,6 +134,18 @@ void add_learning_flags(CLI::App& command, LearningFlags& flags) {
       ->check(CLI::IsMember({"qr-orth", "procrustes", "cayley"}))
       ->type_name("NAME")
       ->group(group);
+  command
+      .add_option("--objective", flags.objective,
+                  "likewise: whip, uniformity, kurtosis, peak, variance, quant-error or output-error")
+      ->type_name("NAME")
+      ->group(group);
+  command
+      .add_option(
+          "--weight-rows", flags.weight_rows,
+          "rows of weights that R1 learns on for every row of activations; default that of the method")
+      ->check(CLI::Range(0.0, 16.0))
+      ->type_name("SHARE")
+      ->group(group);
   add("--epochs", flags.r1.epochs, "passes over the rows for R1", "N", counted);
   add("--r2-epochs", flags.r2.epochs, "passes over the rows for R2", "N", counted);
   add("--batch-rows", flags.r1.batch_rows, "rows per step of R1", "N", counted);
@@ -149,6 +161,8 @@ ModelCalibrationOptions LearningFlags::options(RotationSet rotations, std::uint6
           .r1 = r1,
           .r2 = r2,
           .rule = optimizer.empty() ? std::nullopt : std::optional(parse_rule(optimizer)),
+          .objective = objective.empty() ? std::nullopt : std::optional(parse_objective(objective)),
+          .weight_rows = weight_rows,
           .block = block};
 }
 

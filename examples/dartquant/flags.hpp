@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -54,9 +55,10 @@ void require_given(TextSource const& source, std::string const& names);
 
 /// How a calibration learns.
 struct LearningFlags {
-  std::string method = "centred", optimizer;
+  std::string method = "centred", optimizer, objective;
   index_t samples = calibration_samples;
   LearningOptions r1, r2;
+  std::optional<double> weight_rows;
   index_t block = ModelCalibrationOptions{}.block;
   index_t r1_rows = CaptureOptions{}.r1_rows, r2_rows = CaptureOptions{}.r2_rows,
           site_rows = CaptureOptions{}.site_rows;

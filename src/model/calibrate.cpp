@@ -18,6 +18,7 @@
 #include "model/learn.hpp"
 #include "model/learned_blocks.hpp"
 #include "model/ones_direction.hpp"
+#include "model/weight_rows.hpp"
 
 namespace dartquant {
 namespace {
@@ -92,11 +93,13 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
     }
     detail::Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
     RowMatrix<double> factor;
-    if (method.objective == LearnedObjective::output_error) {
+    if (detail::objective_of(options) == LearnedObjective::output_error) {
       factor = detail::output_factor(cpu, model);
       learning.output_factor = &factor;
     }
-    Calibration found = learner_of(options).rotation(cpu, X, learning);
+    RowMatrix<float> const extended =
+        detail::with_weight_rows(cpu, model, X, detail::weight_rows_of(options));
+    Calibration found = learner_of(options).rotation(cpu, extended.size() != 0 ? extended : X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);

@@ -33,7 +33,10 @@ struct Learner {
 /// The learner of a run's method, by its own rule or that of the run. Precondition: it learns. Errors:
 /// InvalidArgument where no learner was compiled for its objective and rule.
 [[nodiscard]] Learner learner_of(ModelCalibrationOptions const& run);
-/// The rule that a run learns by.
+/// The objective that a run learns on, and the rule that it learns by.
+[[nodiscard]] LearnedObjective objective_of(ModelCalibrationOptions const& run);
+/// The rows of weights that R1 learns on for every row of activations.
+[[nodiscard]] double weight_rows_of(ModelCalibrationOptions const& run);
 [[nodiscard]] LearningRule rule_of(ModelCalibrationOptions const& run);
 
 /// L [hidden, hidden], L L^T = the mean of W^T W over all linear layers that the norms of the layers feed,

@@ -108,12 +108,14 @@ constexpr std::array table{
                  .description = "quarot with a Hadamard transform across the heads before o_proj, online",
                  .source = random_hadamard,
                  .sites = SiteChain::heads_hadamard},
-    MethodTraits{.method = Method::centred,
-                 .name = "centred",
-                 .description = "procrustes about the mean inputs and keys, which are subtracted online",
-                 .source = learned,
-                 .rule = LearningRule::procrustes,
-                 .means = InputMeans::subtracted},
+    MethodTraits{
+        .method = Method::centred,
+        .name = "centred",
+        .description = "procrustes on weights and on inputs about their means, which are subtracted online",
+        .source = learned,
+        .rule = LearningRule::procrustes,
+        .means = InputMeans::subtracted,
+        .weight_rows = 0.5},
     MethodTraits{.method = Method::centred_blocks,
                  .name = "centred+blocks",
                  .description = "centred, then learned rotations of inputs by blocks and of keys, online",
@@ -158,6 +160,35 @@ std::string_view name_of(LearningRule rule) {
       return "cayley";
   }
   return "";
+}
+
+std::string_view name_of(LearnedObjective objective) {
+  switch (objective) {
+    case LearnedObjective::whip:
+      return "whip";
+    case LearnedObjective::uniformity:
+      return "uniformity";
+    case LearnedObjective::kurtosis:
+      return "kurtosis";
+    case LearnedObjective::variance:
+      return "variance";
+    case LearnedObjective::peak:
+      return "peak";
+    case LearnedObjective::quant_error:
+      return "quant-error";
+    case LearnedObjective::output_error:
+      return "output-error";
+  }
+  return "";
+}
+
+LearnedObjective parse_objective(std::string_view name) {
+  for (auto const objective : {whip, uniformity, kurtosis, variance, peak, quant_error, output_error})
+    if (name_of(objective) == name) return objective;
+  throw InvalidArgument(
+      detail::sentence("[parse_objective] '", name,
+                       "' is no objective (known: whip, uniformity, kurtosis, variance, peak, quant-error, "
+                       "output-error)"));
 }
 
 LearningRule parse_rule(std::string_view name) {

@@ -175,6 +175,8 @@ void ModelCalibrationOptions::validate() const {
   r1.validate();
   r2.validate();
   require(block >= 1, "[ModelCalibrationOptions] block ", block, ": at least one channel is needed");
+  require(!weight_rows || (*weight_rows >= 0 && *weight_rows <= 16), "[ModelCalibrationOptions] ",
+          weight_rows.value_or(0), " rows of weights for one of activations: 0 to 16 are possible");
   MethodTraits const& chosen = traits(method);
   double const rate = std::max(r1.learning_rate, r2.learning_rate);
   require(!chosen.learns() || rule.value_or(chosen.rule) != LearningRule::procrustes || !(rate > 0),

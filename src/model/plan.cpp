@@ -7,6 +7,7 @@
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/transform/hadamard.hpp>
 
+#include "model/learn.hpp"
 #include "model/weights.hpp"
 
 namespace dartquant {
@@ -74,12 +75,15 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
                   CaptureOptions const& capture, index_t tokens, Plan& plan) {
   index_t const r1_rows = std::min(capture.r1_rows, 2 * config.layers * tokens);
   index_t const r2_rows = std::min(capture.r2_rows, tokens);
-  // The sample, its sorted copy, the rotated copy, and the matrices of the optimizer.
-  plan.memory_bytes += bytes_of(3 * r1_rows, config.hidden, 4) +
-                       bytes_of(2 * r2_rows, config.query_channels(), 4) +
-                       bytes_of(12 * config.hidden, config.hidden, 8) +
-                       bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
   MethodTraits const& method = traits(options.method);
+  double const weights = detail::weight_rows_of(options), with_weights = weights > 0 ? 1 + weights : 0;
+  // The sample, its sorted copy, the rotated copy, that with rows of weights, and the matrices of the
+  // optimizer.
+  plan.memory_bytes +=
+      bytes_of(3 * r1_rows, config.hidden, 4) +
+      bytes_of(static_cast<index_t>(with_weights * static_cast<double>(r1_rows)), config.hidden, 4) +
+      bytes_of(2 * r2_rows, config.query_channels(), 4) + bytes_of(12 * config.hidden, config.hidden, 8) +
+      bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
   if (method.transforms()) add_transforms(config, options, capture, tokens, plan);
   if (!method.learns()) return;
   constexpr double steps = 160, batch = 4096;

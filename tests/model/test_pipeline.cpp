@@ -153,6 +153,25 @@ TEST_CASE("a run may learn by another optimizer than its method's own", "[calibr
   REQUIRE_INVALID(parse_rule("adam"), "qr-orth, procrustes, cayley");
 }
 
+TEST_CASE("a run may learn on another objective than its method's own", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(4, 24, 64);
+  std::vector<ModelCalibrationOptions> const runs{{.method = Method::dartquant, .seed = 3},
+                                                  {.seed = 3, .objective = LearnedObjective::kurtosis},
+                                                  {.method = Method::kurtosis, .seed = 3}};
+  std::vector<ModelCalibration> const found = calibrate_all(Cpu(1), model, tokens, runs);
+  REQUIRE(found[1].rotations.r1 == found[2].rotations.r1);
+  REQUIRE(found[1].rotations.r1 != found[0].rotations.r1);
+  for (auto const objective :
+       {LearnedObjective::whip, LearnedObjective::quant_error, LearnedObjective::output_error})
+    REQUIRE(parse_objective(name_of(objective)) == objective);
+  REQUIRE_INVALID(parse_objective("loss"), "whip, uniformity, kurtosis");
+  REQUIRE_INVALID(
+      calibrate(Cpu(1), model, tokens, {.method = Method::centred, .objective = LearnedObjective::variance}),
+      "variance does not go with");
+}
+
 TEST_CASE("centred calibration finds the means of inputs and keys", "[calibrate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));

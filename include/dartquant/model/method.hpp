@@ -52,6 +52,11 @@ enum class LearnedObjective {
   output_error  ///< of R1, over the linear layers that read its side of the stream; R2: Whip
 };
 
+/// "whip" "uniformity" "kurtosis" "variance" "peak" "quant-error" "output-error".
+[[nodiscard]] std::string_view name_of(LearnedObjective objective);
+/// The objective of a name. Errors: InvalidArgument that lists the names.
+[[nodiscard]] LearnedObjective parse_objective(std::string_view name);
+
 /// How they are learned.
 enum class LearningRule {
   qr_orth,     ///< calibrate/descent.hpp with SGD
@@ -100,6 +105,8 @@ struct MethodTraits {
   std::optional<double> smoothing{};  ///< alpha of DuQuant's smoothing of the four inputs; absent: none
   /// Its weights are rounded in ranges that are learned, whatever rounding was asked for.
   bool learned_clip = false;
+  /// Rows of weights that R1 also learns on, for every row of activations.
+  double weight_rows = 0;
 
   [[nodiscard]] constexpr bool rotates() const { return source != RotationSource::none; }
   [[nodiscard]] constexpr bool learns() const { return source == RotationSource::learned; }

@@ -38,7 +38,10 @@ struct ModelCalibrationOptions {
   RotationSet rotations{.r1 = true, .r2 = true};  ///< R3 and R4 are never learned and ignored here
   std::uint64_t seed = 0;  ///< of the initial Hadamard matrices and of the order of the batches
   LearningOptions r1{}, r2{};
-  std::optional<LearningRule> rule{};  ///< in the place of the method's own, where it learns
+  std::optional<LearningRule> rule{};           ///< in the place of the method's own, where it learns
+  std::optional<LearnedObjective> objective{};  ///< likewise
+  /// Rows of weights that R1 learns on for every row of activations; absent: as many as the method does.
+  std::optional<double> weight_rows{};
   /// Channels of a block of the transforms of single layers; where it does not divide them, the largest
   /// smaller block that does.
   index_t block = 128;

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weight_rows.hpp"
+
+#include <dartquant/model/pipeline.hpp>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/models.hpp"
+
+using namespace dartquant;
+using namespace dartquant::test;
+
+namespace {
+
+/// Rows of q, k, v, gate and up of every layer with the gains of their norms, at unit RMS.
+RowMatrix<float> all_rows(Model const& model) {
+  std::vector<RowMatrix<double>> parts;
+  index_t rows = 0;
+  for (index_t layer = 0; layer < model.config().layers; ++layer) {
+    std::string const prefix = "model.layers." + std::to_string(layer) + ".";
+    auto const read = [&](std::string const& name) {
+      return model.checkpoint().read_matrix<double>(prefix + name + ".weight");
+    };
+    for (auto const& [name, norm] :
+         std::vector<std::pair<std::string, std::string>>{{"self_attn.q_proj", "input_layernorm"},
+                                                          {"self_attn.k_proj", "input_layernorm"},
+                                                          {"self_attn.v_proj", "input_layernorm"},
+                                                          {"mlp.gate_proj", "post_attention_layernorm"},
+                                                          {"mlp.up_proj", "post_attention_layernorm"}}) {
+      parts.push_back(read(name).array().rowwise() * read(norm).row(0).array());
+      rows += parts.back().rows();
+    }
+  }
+  RowMatrix<float> all(rows, model.config().hidden);
+  index_t first = 0;
+  for (RowMatrix<double> const& part : parts) {
+    all.middleRows(first, part.rows()) =
+        (part.array().colwise() / part.array().square().rowwise().mean().sqrt()).cast<float>();
+    first += part.rows();
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("rows of weights are spread over all maps that read the stream", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  Cpu const cpu(1);
+  RowMatrix<float> const all = all_rows(model);
+  auto const taken = [&](index_t rows) {
+    RowMatrix<float> const X = RowMatrix<float>::Constant(2 * rows, model.config().hidden, 3);
+    RowMatrix<float> const both = detail::with_weight_rows(cpu, model, X, 0.5);
+    REQUIRE(both.rows() == 3 * rows);
+    REQUIRE(both.topRows(2 * rows) == X);
+    return RowMatrix<float>(both.bottomRows(rows));
+  };
+  CHECK((taken(all.rows()) - all).cwiseAbs().maxCoeff() < 1e-5f);
+  RowMatrix<float> const few = taken(10), many = taken(3 * all.rows());
+  for (index_t i = 0; i < few.rows(); ++i)
+    CHECK((few.row(i) - all.row(i * all.rows() / 10)).cwiseAbs().maxCoeff() < 1e-5f);
+  for (index_t i = 0; i < many.rows(); ++i)
+    CHECK((many.row(i) - all.row(i / 3)).cwiseAbs().maxCoeff() < 1e-5f);
+  RowMatrix<float> const X = RowMatrix<float>::Ones(3, model.config().hidden);
+  CHECK(detail::with_weight_rows(cpu, model, X, 0).size() == 0);
+  CHECK(detail::with_weight_rows(cpu, model, X.topRows(1), 0.5).size() == 0);
+}
+
+TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  TokenWindows const tokens = some_tokens(6, 24, 64);
+  auto const learned = [&](Method method, std::optional<double> share) {
+    return calibrate(Cpu(1), model, tokens, {.method = method, .seed = 3, .weight_rows = share}).rotations.r1;
+  };
+  for (Method const method : {Method::dartquant, Method::centred}) {
+    REQUIRE(learned(method, std::nullopt) == learned(method, traits(method).weight_rows));
+    REQUIRE(learned(method, 0) != learned(method, 0.5));
+  }
+  REQUIRE_INVALID(learned(Method::centred, -1), "-1 rows of weights");
+}
