@@ -13,6 +13,7 @@
 #include <dartquant/core/cpu_rows.hpp>
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/half.hpp>
+#include <dartquant/core/host_products.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/parallel.hpp>
 #include <dartquant/core/platform.hpp>

@@ -3,6 +3,7 @@
 
 // Every primitive of Gpu against Cpu: on the fake device (machine/) and on a GPU (device/).
 #include <dartquant/cuda/gpu.hpp>
+#include <dartquant/cuda/host_products.hpp>
 
 #include <cmath>
 #include <cstring>
@@ -232,4 +233,28 @@ TEST_CASE("Gpu: objectives and their slopes", "[gpu]") {
     check_objective(gpu, QuantError{}, rows, cols);
     check_objective(gpu, Uniformity{}, rows, cols);
   }
+}
+
+TEST_CASE("Gpu: products of matrices of the host, block of rows by block of rows", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  HostProducts products = cuda::host_products(gpu, 7);
+  products.least_intensity = 0;
+  Cpu const cpu(2), equipped = cpu.with_products(products);
+  auto const check = [&]<class T>(T alpha, Op op_a, Op op_b, T beta, double bound) {
+    RowMatrix<T> const A = op_a == Op::none ? gaussian<T>(30, 12, 1) : gaussian<T>(12, 30, 1),
+                       B = op_b == Op::none ? gaussian<T>(12, 9, 2) : gaussian<T>(9, 12, 2);
+    RowMatrix<T> wide = gaussian<T>(30, 14, 3), expected = wide.middleCols(2, 9);
+    cpu.gemm<T>(alpha, A, op_a, B, op_b, beta, expected);
+    RowMatrix<T> const before = wide;
+    equipped.gemm<T>(alpha, A, op_a, B, op_b, beta, MatrixView<T>(wide).columns(2, 9));
+    CHECK(distance(wide.middleCols(2, 9), expected) < bound);
+    CHECK(distance(wide.leftCols(2), before.leftCols(2)) == 0);
+  };
+  for (Op const op_a : {Op::none, Op::transpose})
+    for (Op const op_b : {Op::none, Op::transpose}) {
+      check(1.0f, op_a, op_b, 0.0f, 2e-5);
+      check(-2.0f, op_a, op_b, 0.5f, 4e-5);
+      check(1.5, op_a, op_b, 1.0, 1e-13);
+    }
 }
