@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -23,7 +24,6 @@ namespace dartquant {
 namespace {
 
 using detail::CentredSample;
-using detail::EpochProgress;
 using detail::learner_of;
 using detail::require;
 using detail::sentence;
@@ -74,8 +74,8 @@ struct Run {
   }
 };
 
-void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, EpochProgress const& progress,
-             Run& run) {
+void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X,
+             std::function<void(CalibrationProgress const&)> const& progress, Run& run) {
   ModelCalibrationOptions const& options = run.options;
   MethodTraits const& method = traits(options.method);
   if (!options.rotations.r1 || !method.rotates()) return;
@@ -90,13 +90,13 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
       run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
       return;
     }
-    detail::Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
+    Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
     RowMatrix<double> factor;
     if (method.objective == LearnedObjective::output_error) {
       factor = detail::output_factor(cpu, model);
       learning.output_factor = &factor;
     }
-    Calibration found = learner_of(options).rotation(cpu, X, learning);
+    Calibration found = learner_of(cpu, options).rotation(X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);
@@ -134,8 +134,9 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
       return;
     }
     HeadCalibration found =
-        learner_of(options).heads(cpu, X, config.heads, config.kv_heads,
-                                  {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
+        learner_of(cpu, options)
+            .heads(X, config.heads, config.kv_heads,
+                   {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
     std::vector<RowMatrix<double>> rotations;
     for (Calibration& head : found.heads) {
       run.r2_status.add(head);
@@ -230,8 +231,8 @@ void add_shifts(std::vector<LayerTransforms> const& shifts, std::vector<LayerTra
   }
 }
 
-void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured, EpochProgress const& progress,
-               Run& run) {
+void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
+               std::function<void(CalibrationProgress const&)> const& progress, Run& run) {
   ModelCalibration& result = run.result;
   MatrixView<float const> const X = captured.of(run);
   if (centres(run)) add_shifts(captured.shifts, result.rotations.layers);
