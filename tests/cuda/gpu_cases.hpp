@@ -118,6 +118,21 @@ TEST_CASE("Gpu: products and triangular solves", "[gpu]") {
   CHECK(distance(on_host(gpu, c.view()), product) < 1e-12);
 }
 
+TEST_CASE("Gpu: the solve of a lower triangle, by halves", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  for (index_t const n : {1, 60, 541}) {
+    RowMatrix<double> L = gaussian<double>(n, n, 1) / std::sqrt(static_cast<double>(n)),
+                      B = gaussian<double>(n, n, 2).triangularView<Eigen::Lower>();
+    L.diagonal().array() += 4;
+    auto const lower = on_device(gpu, RowMatrix<double>(L.triangularView<Eigen::Lower>()));
+    auto b = on_device(gpu, B);
+    Cpu(2).solve_lower<double>(L, Op::none, B, Fill::lower);
+    gpu.solve_lower<double>(lower, Op::none, b, Fill::lower);
+    CHECK(distance(on_host(gpu, b.view()), B) < 1e-12);
+  }
+}
+
 TEST_CASE("Gpu: several products at once", "[gpu]") {
   if (test::no_device()) return;
   Gpu const gpu;
