@@ -70,6 +70,8 @@ struct Learned {
   Rotations rotations;
 };
 
+/// The rows for R2 are enough to determine the polar factors of all heads: with 60, Procrustes carries the
+/// last bits of a head into its third digit.
 Learned learn(Scratch const& scratch, std::string const& method, std::string const& device,
               Surroundings const& surroundings) {
   std::string const output = scratch / (method + device + ".safetensors"),
@@ -77,7 +79,7 @@ Learned learn(Scratch const& scratch, std::string const& method, std::string con
   Learned learned;
   learned.outcome =
       run_program({"calibrate", model,  "--text",   text, "--samples",   "4",   "--rows",   "300",
-                   "--r2-rows", "60",   "--epochs", "2",  "--r2-epochs", "2",   "--method", method,
+                   "--r2-rows", "400",  "--epochs", "2",  "--r2-epochs", "2",   "--method", method,
                    "--device",  device, "--json",   json, "-o",          output},
                   surroundings);
   INFO(learned.outcome.err);
