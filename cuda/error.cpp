@@ -32,7 +32,7 @@ char const* advice_for(cudaError_t status) {
     case cudaErrorNoDevice:
       return "; use the CPU, or check that the driver sees a GPU";
     case cudaErrorInsufficientDriver:
-      return "; update the driver, or use the CPU";
+      return "; install or update the driver, or use the CPU";
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
       return "; build with this GPU's architecture in CMAKE_CUDA_ARCHITECTURES";

@@ -13,7 +13,7 @@ namespace {
 /// What cuBLAS recommends for Hopper. Its own memory, so that products have the same bytes on every stream
 /// and can be captured in a graph.
 constexpr index_t blas_workspace_bytes = index_t{32} << 20;
-/// Devices whose FP32 rate is at most this many times their FP64 rate form Gram matrices in FP64.
+/// Devices whose FP32 rate is at most this many times their FP64 rate work in FP64 where they may choose.
 constexpr int fast_float64_ratio = 4;
 
 [[nodiscard]] int attribute(cudaDeviceAttr which, int device) {
@@ -23,6 +23,10 @@ constexpr int fast_float64_ratio = 4;
 }
 
 }  // namespace
+
+bool fast_float64(int device) {
+  return attribute(cudaDevAttrSingleToDoublePrecisionPerfRatio, device) <= fast_float64_ratio;
+}
 
 PinnedBuffer::~PinnedBuffer() {
   if (data_ != nullptr) cudaFreeHost(data_);
@@ -71,8 +75,7 @@ Machine::Machine(int device_number, cudaStream_t stream_given, bool owns_stream,
 
 void Machine::open() {
   gram_in_float64 = options.gram == GramPrecision::float64 ||
-                    (options.gram == GramPrecision::automatic &&
-                     attribute(cudaDevAttrSingleToDoublePrecisionPerfRatio, device) <= fast_float64_ratio);
+                    (options.gram == GramPrecision::automatic && fast_float64(device));
   block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cublasCreate(&blas));
   check(cublasSetStream(blas, stream));

@@ -48,6 +48,9 @@ class Staging {
   std::size_t next_ = 0;
 };
 
+/// Whether the device computes FP64 at a quarter of its FP32 rate or faster.
+[[nodiscard]] bool fast_float64(int device);
+
 /// What all copies of a Gpu share.
 class Machine {
  public:

@@ -78,39 +78,38 @@ void check_operands(WeightShape const& weights, void const* packed, index_t chan
   if (bias != nullptr) require_device("bias", bias, alignof(float));
 }
 
-[[nodiscard]] Activations activations_of(WeightShape const& weights, DeviceQuantized const& X) {
+[[nodiscard]] Activations activations_of(WeightShape const& weights, ConstQuantizedRows const& X) {
   WeightLayout const l = weight_layout(weights);
-  index_t const width = X.group == 0 || X.group > X.channels ? X.channels : X.group;
-  require(width == X.channels || width == l.width, "[matmul] groups of ", width, " channels of X and ",
-          l.width, " of W: give X one scale per token, or the groups of W");
-  bool const grouped = width < X.channels, zeros = X.symmetry == Symmetry::asymmetric;
-  index_t const cells = grouped ? l.groups : 1, row = X.bits == 4 ? int4_bytes(X.channels) : X.channels;
-  require(X.tokens == 1 || X.level_stride >= row, "[matmul] a stride of ", X.level_stride,
+  index_t const width = X.group == 0 || X.group > X.cols ? X.cols : X.group;
+  require(width == X.cols || width == l.width, "[matmul] groups of ", width, " channels of X and ", l.width,
+          " of W: give X one scale per token, or the groups of W");
+  bool const grouped = width < X.cols, zeros = X.symmetry == Symmetry::asymmetric;
+  index_t const cells = grouped ? l.groups : 1, row = X.bits == 4 ? int4_bytes(X.cols) : X.cols;
+  require(X.rows == 1 || X.level_stride >= row, "[matmul] a stride of ", X.level_stride,
           " bytes for rows of ", row);
-  require(X.tokens == 1 || X.scale_stride >= cells, "[matmul] a stride of ", X.scale_stride, " for ", cells,
+  require(X.rows == 1 || X.scale_stride >= cells, "[matmul] a stride of ", X.scale_stride, " for ", cells,
           " scales of a token");
   require_device("X.levels", X.levels, 1);
   require_device("X.scales", X.scales, alignof(float));
   if (zeros) {
-    require(X.tokens == 1 || X.zero_point_stride >= cells, "[matmul] a stride of ", X.zero_point_stride,
+    require(X.rows == 1 || X.zero_point_stride >= cells, "[matmul] a stride of ", X.zero_point_stride,
             " for ", cells, " zero points of a token");
     require_device("X.zero_points", X.zero_points, alignof(std::int32_t));
     require(X.bits == 4 || weights.sums,
             "[matmul] asymmetric 8-bit activations need weights that are packed with sums of levels");
   }
-  auto const* const levels = static_cast<std::uint8_t const*>(X.levels);
-  return {levels,
+  return {X.levels,
           X.level_stride,
           X.scales,
           X.scale_stride,
           zeros ? X.zero_points : nullptr,
           X.zero_point_stride,
-          static_cast<int>(X.tokens),
-          static_cast<int>(X.channels),
+          static_cast<int>(X.rows),
+          static_cast<int>(X.cols),
           X.bits,
           static_cast<int>(l.width),
           grouped,
-          reinterpret_cast<std::uintptr_t>(levels) % 4 == 0 && X.level_stride % 4 == 0};
+          reinterpret_cast<std::uintptr_t>(X.levels) % 4 == 0 && X.level_stride % 4 == 0};
 }
 
 void launch_staged(cudaStream_t stream, MatmulPath path, IntProduct& p, Workspace const& space,
@@ -128,15 +127,16 @@ void launch_staged(cudaStream_t stream, MatmulPath path, IntProduct& p, Workspac
 }
 
 template <class T>
-void multiply(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
-              float const* bias, DeviceMatrixView<T> Y, void* workspace, std::size_t workspace_bytes) {
-  MatmulShape const shape{weights, X.tokens, X.bits, X.symmetry};
+void multiply(cudaStream_t stream, WeightShape const& weights, void const* packed,
+              ConstQuantizedRows const& X, float const* bias, DeviceMatrixView<T> Y, void* workspace,
+              std::size_t workspace_bytes) {
+  MatmulShape const shape{weights, X.rows, X.bits, X.symmetry};
   check_shape(shape);
   require(X.bits <= 8, "[matmul] quantized activations of ", X.bits, " bits: 4 and 8 are possible");
   IntProduct p{};
   p.x = activations_of(weights, X);
-  check_operands(weights, packed, X.channels, bias);
-  p.y = output_of(weights, X.tokens, Y);
+  check_operands(weights, packed, X.cols, bias);
+  p.y = output_of(weights, X.rows, Y);
   MatmulPath const path = matmul_path(matmul_target(), shape);
   Workspace const space = workspace_of(path, shape);
   require(workspace_bytes >= space.bytes, "[matmul] a workspace of ", workspace_bytes, " bytes where ",
@@ -189,15 +189,15 @@ std::size_t matmul_workspace_bytes(MatmulTarget const& target, MatmulShape const
   return workspace_of(matmul_path(target, shape), shape).bytes;
 }
 
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<float> Y, void* workspace, std::size_t workspace_bytes) {
   multiply(stream, weights, packed, X, bias, Y, workspace, workspace_bytes);
 }
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<Half> Y, void* workspace, std::size_t workspace_bytes) {
   multiply(stream, weights, packed, X, bias, Y, workspace, workspace_bytes);
 }
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<BFloat16> Y, void* workspace, std::size_t workspace_bytes) {
   multiply(stream, weights, packed, X, bias, Y, workspace, workspace_bytes);
 }

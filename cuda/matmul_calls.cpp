@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C calls of cuda/matmul.h: the checks of kernels.h, then the C++ calls.
+// The C calls on products: the checks of kernels.h, then the C++ calls.
 
-#include <dartquant/cuda/matmul.h>
+#include <dartquant/cuda/kernels.h>
 #include <dartquant/cuda/matmul.hpp>
 
+#include "c_rows.hpp"
 #include "cpu/status.hpp"
 
 namespace dartquant::cuda {
@@ -98,21 +99,6 @@ void with_output(dartquant_matrix const& y, Call const& call) {
   if (y.type == dartquant_float32) call(view_of<float>(y));
   else if (y.type == dartquant_float16) call(view_of<Half>(y));
   else call(view_of<BFloat16>(y));
-}
-
-[[nodiscard]] DeviceQuantized quantized_of(dartquant_quantized const& q) {
-  bool const zeros = q.symmetry == dartquant_asymmetric;
-  return {q.rows,
-          q.cols,
-          q.bits,
-          zeros ? Symmetry::asymmetric : Symmetry::symmetric,
-          q.group,
-          q.levels,
-          q.level_stride,
-          q.scales,
-          q.scale_stride,
-          zeros ? q.zero_points : nullptr,
-          q.zero_point_stride};
 }
 
 }  // namespace
@@ -222,8 +208,8 @@ dartquant_status dartquant_cuda_matmul(void* stream, dartquant_weights const* we
         dartquant_arg_group, dartquant_unsupported);
     if (!checks.ok()) return checks.result();
     with_output(*y, [&](auto Y) {
-      matmul(static_cast<cudaStream_t>(stream), shape_of(*weights), packed, quantized_of(*x), bias, Y,
-             workspace, workspace_bytes);
+      matmul(static_cast<cudaStream_t>(stream), shape_of(*weights), packed, rows_of(*x), bias, Y, workspace,
+             workspace_bytes);
     });
     return 0;
   });

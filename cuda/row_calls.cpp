@@ -6,6 +6,7 @@
 #include <dartquant/cuda/hadamard.hpp>
 #include <dartquant/cuda/quantize.hpp>
 
+#include "c_rows.hpp"
 #include "row_launch.hpp"
 
 namespace dartquant::cuda {
@@ -27,26 +28,6 @@ void require_device(char const* function, char const* what, void const* data) {
   dartquant::detail::require(
       attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged,
       "[cuda::", function, "] ", what, " does not point to memory of a device; copy it there first");
-}
-
-[[nodiscard]] dartquant_matrix c_matrix(ConstRows const& X) {
-  return {const_cast<void*>(X.data), static_cast<dartquant_type>(X.type), X.rows, X.cols, X.stride};
-}
-[[nodiscard]] dartquant_transform c_transform(RowTransform const& t) {
-  return {t.permutation, t.block, t.base, t.base == nullptr ? 1 : t.base_order};
-}
-[[nodiscard]] dartquant_quantized c_quantized(QuantizedRows const& q) {
-  return {q.rows,
-          q.cols,
-          q.bits,
-          static_cast<dartquant_symmetry>(q.symmetry),
-          q.group,
-          q.levels,
-          q.level_stride,
-          q.scales,
-          q.scale_stride,
-          q.zero_points,
-          q.zero_point_stride};
 }
 
 void run(char const* function, cudaStream_t stream, RowCall const& call, ConstRows const& X) {
@@ -85,10 +66,6 @@ void run_quantize(cudaStream_t stream, dartquant_norm const* norm, RowTransform 
   run("quantize", stream, {norm, &t, &x, nullptr, &to, clip_ratio}, X);
 }
 
-[[nodiscard]] dartquant_norm c_norm(RowNorm const& norm) {
-  return {norm.gain, static_cast<dartquant_type>(norm.gain_type), norm.epsilon};
-}
-
 }  // namespace
 
 void hadamard(cudaStream_t stream, RowTransform const& transform, ConstRows const& X, Rows const& Y) {
@@ -125,7 +102,7 @@ void rotate_blocks(cudaStream_t stream, BlockRotations const& rotation, ConstRow
                             " channels do not fit into the shared memory of this device; use smaller blocks");
 }
 
-void dequantize(cudaStream_t stream, QuantizedRows const& q, Rows const& Y) {
+void dequantize(cudaStream_t stream, ConstQuantizedRows const& q, Rows const& Y) {
   dartquant_quantized const from = c_quantized(q);
   dartquant_matrix const y = c_matrix(Y);
   require_done("dequantize", check_dequantize_call(&from, &y), Y);

@@ -1,34 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels on rows. Compiled without contraction: products and sums are those of the CPU.
+// The kernels on rows. Compiled, as row_hadamard.cu and row_quantize.cu, without contraction: products and
+// sums are those of the CPU.
 #include "row_launch.hpp"
 
 #include <dartquant/cuda/launch.cuh>
 
+#include "c_rows.hpp"
+
 namespace dartquant::cuda {
 namespace {
 
-[[nodiscard]] QuantizedRows rows_of(dartquant_quantized const& q) {
-  return {q.rows,
-          q.cols,
-          q.bits,
-          q.symmetry == dartquant_symmetric ? Symmetry::symmetric : Symmetry::asymmetric,
-          q.group,
-          static_cast<std::uint8_t*>(q.levels),
-          q.level_stride,
-          q.scales,
-          q.scale_stride,
-          q.zero_points,
-          q.zero_point_stride};
-}
-
-[[nodiscard]] Rows rows_of(dartquant_matrix const& m) {
-  return {m.data, static_cast<ElementType>(m.type), m.rows, m.cols, m.stride};
-}
-
 [[nodiscard]] RowTransform transform_of(RowCall const& call) {
-  if (call.transform == nullptr) return {};
-  return {call.transform->permutation, call.transform->block, call.transform->base,
-          call.transform->base_order};
+  return call.transform == nullptr ? RowTransform{} : cuda::transform_of(*call.transform);
 }
 
 [[nodiscard]] RowDevice current_device() {
@@ -38,12 +21,6 @@ namespace {
   check(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   return limits;
-}
-
-template <int Threads>
-void launch_with(cudaStream_t stream, RowCall const& call, Grid const& grid, RowTransformStep const& step) {
-  if (call.q == nullptr) launch(stream, grid, hadamard_rows<Threads>(step, rows_of(*call.y)));
-  else launch(stream, grid, quantize_rows<Threads>(step, rows_of(*call.q), call.clip_ratio));
 }
 
 }  // namespace
@@ -65,9 +42,8 @@ void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& p
     norm = {call.norm->gain, static_cast<ElementType>(call.norm->gain_type), call.norm->epsilon};
   RowTransformStep const step =
       transform_step(plan, transform_of(call), call.norm == nullptr ? nullptr : &norm, rows_of(*call.x));
-  if (plan.threads == 128) launch_with<128>(stream, call, plan.grid, step);
-  else if (plan.threads == 256) launch_with<256>(stream, call, plan.grid, step);
-  else launch_with<512>(stream, call, plan.grid, step);
+  if (call.q == nullptr) launch_hadamard(stream, plan, step, rows_of(*call.y));
+  else launch_quantize(stream, plan, step, rows_of(*call.q), call.clip_ratio);
 }
 
 bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation, dartquant_matrix const& x,

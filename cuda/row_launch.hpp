@@ -34,6 +34,10 @@ struct RowCall {
 
 /// Enqueue planned calls; row_launch.cu. Errors: CudaError.
 void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& plan);
+/// Its two kernels, which take nvcc most of the time; row_hadamard.cu and row_quantize.cu.
+void launch_hadamard(cudaStream_t stream, RowPlan const& plan, RowTransformStep const& step, Rows const& y);
+void launch_quantize(cudaStream_t stream, RowPlan const& plan, RowTransformStep const& step,
+                     QuantizedRows const& q, float clip_ratio);
 /// False where the shared memory of a block does not hold it; nothing is enqueued then.
 [[nodiscard]] bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation,
                                    dartquant_matrix const& x, dartquant_matrix const& y);

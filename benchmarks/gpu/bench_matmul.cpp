@@ -137,7 +137,7 @@ double control_tops(index_t size, bool bytes) {
 struct RandomActivations {
   Buffer<std::uint8_t> levels;
   Buffer<float> scales;
-  DeviceQuantized q;
+  ConstQuantizedRows q;
   RandomActivations(index_t tokens, index_t channels, int bits)
       : levels(static_cast<std::size_t>(tokens * channels * bits / 8)),
         scales(static_cast<std::size_t>(tokens)) {

@@ -67,20 +67,22 @@ void run(CalibrateFlags const& flags) {
   auto const started = std::chrono::steady_clock::now();
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   RotationSet active = learned_rotations(flags.active);
-  ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
+  ModelCalibrationOptions options = flags.learning.options(active, flags.common.seed);
   MethodTraits const& method = traits(options.method);
   detail::require(method.rotates() || method.transforms(), "--method ", method.name,
                   " has no rotation to write: choose another");
   if (!method.rotates()) active = {};
   check_output_file(flags.output, flags.common.model, {flags.source.file()});
   check_output_file(flags.common.json, flags.common.model, {flags.source.file(), flags.output});
-  Cpu const cpu = flags.common.cpu();
+  Machine const machine = flags.common.machine();
+  Cpu const& cpu = machine.cpu;
+  options.learners = machine.learners;
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = spread_windows(model, flags.source, seqlen, flags.learning.samples);
   ProgressDisplay progress(flags.common.detail());
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
-  print_plan(flags.common,
+  print_plan(flags.common, machine.device,
              fmt::format("learn {} of {} on {} windows of {} tokens", active.name(), name_of(model),
                          windows.rows(), seqlen),
              plan(cpu, model, Job::calibrate, windows.rows(), seqlen, options, capture));
@@ -90,16 +92,13 @@ void run(CalibrateFlags const& flags) {
   progress.finish();
   write_rotations(found, flags.output, active, windows, flags.source.file());
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  Json report{{"model", name_of(model)},
-              {"output", flags.output},
-              {"rotations", active.name()},
-              {"windows", windows.rows()},
-              {"seqlen", seqlen}};
+  Json report{{"model", name_of(model)},    {"device", machine.device},  {"output", flags.output},
+              {"rotations", active.name()}, {"windows", windows.rows()}, {"seqlen", seqlen}};
   report.update(to_json(found));
   report["total_seconds"] = seconds;
   write_json(flags.common.json, report);
-  fmt::print("{}, {}, {}\n{}", bold(name_of(model)), dartquant::name_of(found.method), active.name(),
-             describe(found));
+  fmt::print("{}, {}, {}, learned on {}\n{}", bold(name_of(model)), dartquant::name_of(found.method),
+             active.name(), machine.device, describe(found));
   fmt::print("Wrote {} ({}) in {}\n", flags.output, format_bytes(std::filesystem::file_size(flags.output)),
              format_seconds(seconds));
 }
@@ -110,6 +109,7 @@ void add_calibrate(CLI::App& program) {
   auto const flags = std::make_shared<CalibrateFlags>();
   CLI::App* const command = program.add_subcommand("calibrate", "Learn the rotations R1 and R2 from a text");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text,--calibration", "--tokens,--calibration-tokens",
                  "to learn from");
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")

@@ -113,9 +113,12 @@ Experiment prepare(CompareFlags const& flags) {
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   Method const reference = reference_of(flags, runs);
   check_outputs(flags);
+  Machine const machine = flags.common.machine();
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
-  return {flags.common.cpu(),
+  for (ModelCalibrationOptions& run : runs) run.learners = machine.learners;
+  return {machine.cpu,
+          machine.device,
           model,
           spread_windows(model, flags.calibration, seqlen, flags.learning.samples),
           first_windows(model, flags.source, seqlen, flags.windows),
@@ -146,7 +149,7 @@ void announce(CompareFlags const& flags, Experiment const& experiment) {
     add(plan(experiment.cpu, experiment.model, Job::calibrate, experiment.learn.rows(), seqlen,
              *std::find_if(experiment.runs.begin(), experiment.runs.end(), learns), experiment.capture),
         static_cast<double>(learned));
-  print_plan(flags.common,
+  print_plan(flags.common, experiment.device,
              fmt::format("{} calibrations on {} windows, {} evaluations on {} windows of {} tokens",
                          experiment.runs.size(), experiment.learn.rows(), evaluations,
                          experiment.measure.rows(), seqlen),
@@ -161,6 +164,7 @@ void gather_facts(Experiment const& experiment, CompareFlags const& flags, Compa
       text_fact("learned on", flags.calibration.file(), experiment.learn),
       text_fact("measured on", flags.source.file(), experiment.measure),
       {"rotations", experiment.rotations.name()},
+      {"device", experiment.device},
       {"seeds", fmt::format("{}, from {} on", flags.seeds, flags.common.seed)},
       {"rows learned from",
        fmt::format("{} for R1, {} per layer for R2", learning.r1_rows, learning.r2_rows)},
@@ -214,6 +218,7 @@ void add_compare(CLI::App& program) {
   auto const flags = std::make_shared<CompareFlags>();
   CLI::App* const command = program.add_subcommand("compare", "Compare methods: one table of 4-bit results");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
   command->add_option("--methods", flags->methods, "several with commas, of\n" + describe_methods())

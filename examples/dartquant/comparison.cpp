@@ -169,6 +169,7 @@ std::string comparison_table(Comparison const& comparison) {
 
 Json to_json(Comparison const& comparison) {
   Json report{{"model", comparison.model},
+              {"device", comparison.device},
               {"reference", std::string(dartquant::name_of(comparison.reference))},
               {"baseline", to_json(comparison.baseline)},
               {"capture_seconds", comparison.capture_seconds},

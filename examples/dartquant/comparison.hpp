@@ -44,6 +44,7 @@ struct Fact {
 /// All results, scheme by scheme, method by method, seed by seed.
 struct Comparison {
   std::string model;
+  std::string device;      ///< see Machine
   Evaluation baseline;     ///< of the original
   Method reference{};      ///< the method that the others are compared with
   double whip_before = 0;  ///< per channel, of the unrotated model

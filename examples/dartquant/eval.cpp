@@ -153,7 +153,8 @@ void run(EvalFlags const& flags) {
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   check_output_file(flags.common.json, flags.common.model,
                     {flags.source.file(), flags.calibration.file(), flags.rotations, flags.reference});
-  Cpu const cpu = flags.common.cpu();
+  Machine const machine = flags.common.machine();
+  Cpu const& cpu = machine.cpu;
   Model const model = Model::open(flags.common.model, Weights::any);
   bool const packed = model.quantized() != nullptr;
   Rotations const rotations = read_rotations(flags.rotations, model.config());
@@ -171,7 +172,8 @@ void run(EvalFlags const& flags) {
       rounding_windows(model, flags.calibration, seqlen, flags.samples, options.quantization.weights());
   options.hessian_windows = &text;
   char const* const passes = !original ? "" : flags.integers ? ", three passes" : ", two passes";
-  print_plan(flags.common, fmt::format("{} windows of {} tokens{}", windows.rows(), seqlen, passes),
+  print_plan(flags.common, machine.device,
+             fmt::format("{} windows of {} tokens{}", windows.rows(), seqlen, passes),
              with_rounding(plan(cpu, model, Job::evaluate, windows.rows(), seqlen), cpu, model, text,
                            flags.integers ? 2 : 1));
 
@@ -183,6 +185,7 @@ void run(EvalFlags const& flags) {
   if (flags.integers) integers = measure_integers(cpu, model, windows, options, found, progress);
 
   Json report{{"model", name_of(model)},
+              {"device", machine.device},
               {"scheme", options.quantization.scheme.name()},
               {"weights", flags.scheme.weights},
               {"rotations", options.active.name()},
@@ -208,6 +211,7 @@ void add_eval(CLI::App& program) {
   CLI::App* const command =
       program.add_subcommand("eval", "Measure perplexity and the KL divergence to the original");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
   add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens",
                  "for --weights gptq and lwc to look at");

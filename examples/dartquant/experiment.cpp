@@ -30,6 +30,7 @@ RotationSet active_of(Experiment const& experiment, Method method) {
 Comparison measure_original(Experiment const& experiment, Progress const& progress) {
   Comparison comparison;
   comparison.model = name_of(experiment.model);
+  comparison.device = experiment.device;
   comparison.reference = experiment.reference;
   ForwardOptions plain;
   plain.progress = progress;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <dartquant/model/pipeline.hpp>
@@ -13,6 +14,7 @@ namespace dartquant::program {
 /// What a comparison runs: every method and seed under every quantization.
 struct Experiment {
   Cpu cpu;
+  std::string device;  ///< see Machine
   Model model;
   TokenWindows learn, measure;
   RotationSet rotations;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -10,6 +11,8 @@
 
 #include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/error.hpp>
+
+#include "device.hpp"
 
 namespace dartquant::program {
 namespace {
@@ -23,14 +26,21 @@ std::string isa_names() {
   return names;
 }
 
-}  // namespace
-
-Cpu CommonFlags::cpu() const {
+CpuKernels kernels_of(std::string const& isa) {
   std::string const names = isa_names();
-  if (isa.empty()) return Cpu(threads).with_kernels(compiled_kernels());
+  if (isa.empty()) return compiled_kernels();
   auto const known = isa_of_name(isa);
   detail::require(known.has_value(), "--isa ", isa, ": there is no such instruction set; here are ", names);
-  return Cpu(threads).with_kernels(compiled_kernels(*known));
+  return compiled_kernels(*known);
+}
+
+}  // namespace
+
+Machine CommonFlags::machine() const {
+  Cpu const cpu = Cpu(threads).with_kernels(kernels_of(isa));
+  std::optional<Device> other = open_device(device);
+  if (!other) return {cpu, {}, "CPU"};
+  return {cpu.with_products(std::move(other->products)), std::move(other->learners), std::move(other->name)};
 }
 
 CLI::Validator at_least(index_t least) {
@@ -65,6 +75,12 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
       ->type_name("NAME");
   command.add_option("--json", flags.json, "write the results to this file as JSON")->type_name("FILE");
   command.add_flag("--quiet,-q", flags.quiet, "no plan and no progress, only the report");
+}
+
+void add_device_flag(CLI::App& command, CommonFlags& flags) {
+  command.add_option("--device", flags.device, std::string(device_help))
+      ->type_name("NAME")
+      ->capture_default_str();
 }
 
 std::map<std::string, std::string> given_options(CLI::App const& command) {

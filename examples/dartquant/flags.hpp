@@ -19,23 +19,32 @@ namespace dartquant::program {
 /// Accepts whole numbers of at least `least`.
 [[nodiscard]] CLI::Validator at_least(index_t least);
 
+/// Where a job runs.
+struct Machine {
+  Cpu cpu;             ///< with the compiled kernels, and the products of the device
+  Learners learners;   ///< of the device; empty: the CPU learns
+  std::string device;  ///< "CPU", or the name of the device
+};
+
 /// What every sub-command takes.
 struct CommonFlags {
   std::string model;
   std::string json;  ///< empty: no JSON file
   std::string isa;   ///< empty: the best
+  std::string device = "cpu";
   std::uint64_t seed = 0;
   int threads = 1;
   bool quiet = false;
 
-  /// With the compiled kernels of the instruction set. Errors: InvalidArgument where there is none of the
-  /// name.
-  [[nodiscard]] Cpu cpu() const;
+  /// Errors: InvalidArgument where there is no instruction set of the name; those of open_device.
+  [[nodiscard]] Machine machine() const;
   [[nodiscard]] ProgressDisplay::Detail detail() const {
     return quiet ? ProgressDisplay::Detail::hidden : ProgressDisplay::Detail::shown;
   }
 };
 void add_common_flags(CLI::App& command, CommonFlags& flags);
+/// --device, where a command multiplies or learns.
+void add_device_flag(CLI::App& command, CommonFlags& flags);
 
 /// The options that a command line gave, as "--name" and value, for a manifest; of a path the last part.
 [[nodiscard]] std::map<std::string, std::string> given_options(CLI::App const& command);

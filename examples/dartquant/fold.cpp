@@ -53,9 +53,10 @@ struct FoldFlags {
   }
 };
 
-Json report_of(Model const& model, RotationSet active, FoldReport const& done, FoldCheck const& check,
-               double bound) {
+Json report_of(Model const& model, std::string const& device, RotationSet active, FoldReport const& done,
+               FoldCheck const& check, double bound) {
   return {{"model", name_of(model)},
+          {"device", device},
           {"rotations", active.name()},
           {"bytes_written", done.bytes_written},
           {"r1_orthogonality", done.r1_orthogonality},
@@ -68,7 +69,8 @@ Json report_of(Model const& model, RotationSet active, FoldReport const& done, F
 
 void run(FoldFlags const& flags) {
   check_output_file(flags.common.json, flags.common.model, {flags.rotations, flags.source.file()});
-  Cpu const cpu = flags.common.cpu();
+  Machine const machine = flags.common.machine();
+  Cpu const& cpu = machine.cpu;
   Model const model = Model::open(flags.common.model);
   Rotations const rotations = read_rotations(flags.rotations, model.config());
   FoldOptions options;
@@ -84,7 +86,8 @@ void run(FoldFlags const& flags) {
   job.disk_bytes = written_bytes(model, options.dtype);
   options.validate();
   std::unique_ptr<StagedOutput> const output = flags.staged(model, job.disk_bytes);
-  print_plan(flags.common, fmt::format("fold {} into {}", options.rotations.name(), name_of(model)), job);
+  print_plan(flags.common, machine.device,
+             fmt::format("fold {} into {}", options.rotations.name(), name_of(model)), job);
 
   ProgressDisplay progress(flags.common.detail());
   options.progress = progress.callback();
@@ -98,7 +101,7 @@ void run(FoldFlags const& flags) {
   progress.finish();
   output->commit();
 
-  write_json(flags.common.json, report_of(model, options.rotations, done, check, bound));
+  write_json(flags.common.json, report_of(model, machine.device, options.rotations, done, check, bound));
   fmt::print("{}, {} folded into {}, {}\n", bold(name_of(model)), options.rotations.name(), flags.output,
              format_bytes(done.bytes_written));
   fmt::print("Largest logit difference {:.2e} of the largest logit over {} tokens (bound {:.0e})\n",
@@ -114,6 +117,7 @@ void add_fold(CLI::App& program) {
   CLI::App* const command =
       program.add_subcommand("fold", "Write the checkpoint with rotations folded into its weights");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   command
       ->add_option("--rotations", flags->rotations,
                    "file written by `dartquant calibrate`; without it only the gains are folded")

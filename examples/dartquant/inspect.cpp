@@ -155,22 +155,21 @@ void run(InspectFlags const& flags) {
   check_output_file(flags.common.json, flags.common.model, {flags.source.file(), flags.rotations});
   detail::require(flags.source.given() || (flags.rotations.empty() && flags.active.empty()),
                   "--rotations and --active need a text: add --text TEXT or --tokens FILE.npy");
-  Cpu const cpu = flags.common.cpu();
+  Machine const machine = flags.common.machine();
+  Cpu const& cpu = machine.cpu;
   Model const model = Model::open(flags.common.model);
   ForwardOptions everything;
   everything.active.r3 = everything.active.r4 = true;
   everything.quantization.scheme.kv = 4;
   OnlineRotations const online = online_rotations(model, everything);
   index_t const seqlen = window_length(model, flags.seqlen);
-  Json report{{"model", name_of(model)},
-              {"config", to_json(model.config())},
-              {"rotations", rotations_json(model.family())},
-              {"r3_block", online.r3_block},
-              {"r4_block", online.r4_block}};
+  Json report{{"model", name_of(model)},           {"device", machine.device},
+              {"config", to_json(model.config())}, {"rotations", rotations_json(model.family())},
+              {"r3_block", online.r3_block},       {"r4_block", online.r4_block}};
   std::string text = describe(model) + "\n" + rotation_table(model, online) + "\n";
   if (flags.source.given()) {
     TokenWindows const windows = spread_windows(model, flags.source, seqlen, flags.samples);
-    print_plan(flags.common, fmt::format("{} windows of {} tokens", windows.rows(), seqlen),
+    print_plan(flags.common, machine.device, fmt::format("{} windows of {} tokens", windows.rows(), seqlen),
                plan(cpu, model, Job::inspect, windows.rows(), seqlen));
     Statistics const statistics = observe(cpu, model, flags, windows);
     report["sites"] = sites_json(statistics);
@@ -191,6 +190,7 @@ void add_inspect(CLI::App& program) {
   CLI::App* const command =
       program.add_subcommand("inspect", "Show a model, its rotations and the outliers of its activations");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text", "--tokens", "to run the model on");
   command->add_option("--samples,--windows", flags->samples, "windows to run, spread over the whole file")
       ->type_name("N")

@@ -76,13 +76,14 @@ struct Measured {
 };
 
 /// Where no file was given: from the calibration text. R3 and R4 need no calibration.
-Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const& flags,
+Rotations find_rotations(Machine const& machine, Model const& model, QuantizeFlags const& flags,
                          ProgressDisplay& progress) {
   if (!flags.rotations.empty()) return load_rotations(flags.rotations, model.config());
   RotationSet active =
       flags.active.empty() ? RotationSet{.r1 = true, .r2 = true} : RotationSet::parse(flags.active);
   active.r3 = active.r4 = false;
-  ModelCalibrationOptions const options = flags.learning.options(active, flags.common.seed);
+  ModelCalibrationOptions options = flags.learning.options(active, flags.common.seed);
+  options.learners = machine.learners;
   MethodTraits const& method = traits(options.method);
   detail::require(
       method.sites == SiteChain::none || flags.format == "native", "--method ", method.name,
@@ -93,11 +94,11 @@ Rotations find_rotations(Cpu const& cpu, Model const& model, QuantizeFlags const
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = spread_windows(model, flags.calibration, seqlen, flags.learning.samples);
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
-  print_plan(flags.common,
+  print_plan(flags.common, machine.device,
              fmt::format("learn {} on {} windows of {} tokens", active.name(), windows.rows(), seqlen),
-             plan(cpu, model, Job::calibrate, windows.rows(), seqlen, options, capture));
+             plan(machine.cpu, model, Job::calibrate, windows.rows(), seqlen, options, capture));
   progress.start("calibrate");
-  ModelCalibration found = calibrate(cpu, model, windows, options, capture);
+  ModelCalibration found = calibrate(machine.cpu, model, windows, options, capture);
   progress.finish();
   return std::move(found.rotations);
 }
@@ -211,9 +212,11 @@ std::vector<std::string> notes_of(QuantizeFlags const& flags, RotationSet active
   return notes;
 }
 
-Json report_of(Model const& model, std::string const& format, Scheme scheme, RotationSet active,
-               FoldReport const& done, FoldCheck const& check, std::optional<Measured> const& measured) {
+Json report_of(Model const& model, std::string const& device, std::string const& format, Scheme scheme,
+               RotationSet active, FoldReport const& done, FoldCheck const& check,
+               std::optional<Measured> const& measured) {
   Json report{{"model", name_of(model)},
+              {"device", device},
               {"scheme", scheme.name()},
               {"rotations", active.name()},
               {"bytes_written", done.bytes_written},
@@ -236,7 +239,8 @@ void run(QuantizeFlags const& flags) {
   }
   check_output_file(flags.common.json, flags.common.model,
                     {flags.rotations, flags.calibration.file(), flags.source.file()});
-  Cpu const cpu = flags.common.cpu();
+  Machine const machine = flags.common.machine();
+  Cpu const& cpu = machine.cpu;
   Model const model = Model::open(flags.common.model);
   TokenWindows windows;
   if (flags.source.given())
@@ -248,9 +252,9 @@ void run(QuantizeFlags const& flags) {
   job.disk_bytes = written_bytes(model, dtype_of(flags.dtype));
   { StagedFolder const probe(flags.output, model.folder(), job.disk_bytes); }  // fails before the learning
   ProgressDisplay progress(flags.common.detail());
-  Rotations const rotations = find_rotations(cpu, model, flags, progress);
+  Rotations const rotations = find_rotations(machine, model, flags, progress);
   RotationSet const active = active_rotations(flags.active, rotations);
-  print_plan(flags.common,
+  print_plan(flags.common, machine.device,
              fmt::format("fold {}, round to {}, write", active.name(), quantization.scheme.name()), job);
 
   StagedFolder output(flags.output, model.folder(), job.disk_bytes);
@@ -274,8 +278,8 @@ void run(QuantizeFlags const& flags) {
     measured = measure(cpu, model, written, windows, flags,
                        in_memory(held.rotations, held.active, quantization, text), progress);
   output.commit();
-  write_json(flags.common.json,
-             report_of(model, flags.format, quantization.scheme, active, done, check, measured));
+  write_json(flags.common.json, report_of(model, machine.device, flags.format, quantization.scheme, active,
+                                          done, check, measured));
   print_report(flags, model, quantization.scheme, active, done, check, measured);
 }
 
@@ -286,6 +290,7 @@ void add_quantize(CLI::App& program) {
   CLI::App* const command =
       program.add_subcommand("quantize", "Calibrate, fold, round the weights, write and measure");
   add_common_flags(*command, flags->common);
+  add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to measure on (default: nothing is measured)");

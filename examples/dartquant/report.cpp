@@ -103,9 +103,9 @@ std::string describe(Plan const& plan) {
   return text;
 }
 
-void print_plan(CommonFlags const& flags, std::string_view what, Plan const& plan) {
+void print_plan(CommonFlags const& flags, std::string_view device, std::string_view what, Plan const& plan) {
   if (flags.quiet) return;
-  fmt::print(stderr, "Plan: {}; {}\n", what, describe(plan));
+  fmt::print(stderr, "Plan: {}, on {}; {}\n", what, device, describe(plan));
   std::uint64_t const available = free_memory();
   if (available > 0 && plan.memory_bytes > available)
     fmt::print(stderr, "Only {} of memory are free now: fewer --samples, --rows or --windows need less\n",

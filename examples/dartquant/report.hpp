@@ -24,8 +24,8 @@ using Json = nlohmann::ordered_json;
 
 /// "about 12 s, 80 MB of memory, 3 MB on disk".
 [[nodiscard]] std::string describe(Plan const& plan);
-/// What a job will do, to stderr before it starts; nothing with --quiet.
-void print_plan(CommonFlags const& flags, std::string_view what, Plan const& plan);
+/// What a job will do and on which device, to stderr before it starts; nothing with --quiet.
+void print_plan(CommonFlags const& flags, std::string_view device, std::string_view what, Plan const& plan);
 
 /// "9.403 +- 0.051": the perplexity and its standard error.
 [[nodiscard]] std::string format_perplexity(Evaluation const& evaluation);

@@ -13,6 +13,7 @@
 #include <dartquant/core/cpu_rows.hpp>
 #include <dartquant/core/error.hpp>
 #include <dartquant/core/half.hpp>
+#include <dartquant/core/host_products.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/parallel.hpp>
 #include <dartquant/core/platform.hpp>
@@ -79,6 +80,8 @@
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/learner.hpp>
+#include <dartquant/model/make_learner.hpp>
 #include <dartquant/model/method.hpp>
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/model/quantization_errors.hpp>

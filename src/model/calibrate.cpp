@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -24,7 +25,6 @@ namespace dartquant {
 namespace {
 
 using detail::CentredSample;
-using detail::EpochProgress;
 using detail::learner_of;
 using detail::require;
 using detail::sentence;
@@ -75,8 +75,8 @@ struct Run {
   }
 };
 
-void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, EpochProgress const& progress,
-             Run& run) {
+void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X,
+             std::function<void(CalibrationProgress const&)> const& progress, Run& run) {
   ModelCalibrationOptions const& options = run.options;
   MethodTraits const& method = traits(options.method);
   if (!options.rotations.r1 || !method.rotates()) return;
@@ -91,7 +91,7 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
       run.result.rotations.r1 = random_hadamard(X.cols(), options.seed);
       return;
     }
-    detail::Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
+    Learning learning{.options = options.r1, .seed = options.seed, .progress = progress};
     RowMatrix<double> factor;
     if (detail::objective_of(options) == LearnedObjective::output_error) {
       factor = detail::output_factor(cpu, model);
@@ -99,7 +99,8 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X, Epoc
     }
     RowMatrix<float> const extended =
         detail::with_weight_rows(cpu, model, X, detail::weight_rows_of(options));
-    Calibration found = learner_of(options).rotation(cpu, extended.size() != 0 ? extended : X, learning);
+    Calibration found =
+        learner_of(cpu, options).rotation(extended.size() != 0 ? extended : X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);
@@ -137,8 +138,9 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
       return;
     }
     HeadCalibration found =
-        learner_of(options).heads(cpu, X, config.heads, config.kv_heads,
-                                  {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
+        learner_of(cpu, options)
+            .heads(X, config.heads, config.kv_heads,
+                   {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
     std::vector<RowMatrix<double>> rotations;
     for (Calibration& head : found.heads) {
       run.r2_status.add(head);
@@ -233,8 +235,8 @@ void add_shifts(std::vector<LayerTransforms> const& shifts, std::vector<LayerTra
   }
 }
 
-void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured, EpochProgress const& progress,
-               Run& run) {
+void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
+               std::function<void(CalibrationProgress const&)> const& progress, Run& run) {
   ModelCalibration& result = run.result;
   MatrixView<float const> const X = captured.of(run);
   if (centres(run)) add_shifts(captured.shifts, result.rotations.layers);

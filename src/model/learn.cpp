@@ -3,6 +3,8 @@
 
 #include <dartquant/core/error.hpp>
 
+#include "model/cpu_learners.hpp"
+
 namespace dartquant::detail {
 
 LearningRule rule_of(ModelCalibrationOptions const& run) {
@@ -17,21 +19,11 @@ double weight_rows_of(ModelCalibrationOptions const& run) {
   return run.weight_rows.value_or(traits(run.method).weight_rows);
 }
 
-Learner learner_of(ModelCalibrationOptions const& run) {
+Learner learner_of(Cpu const& cpu, ModelCalibrationOptions const& run) {
   LearnedObjective const objective = objective_of(run);
-  Learner learner;
-  switch (rule_of(run)) {
-    case LearningRule::qr_orth:
-      learner = qr_orth_learner(objective);
-      break;
-    case LearningRule::procrustes:
-      learner = procrustes_learner(objective);
-      break;
-    case LearningRule::cayley:
-      learner = cayley_learner(objective);
-      break;
-  }
-  require(learner.rotation != nullptr, "[calibrate] method ", name_of(run.method), " by ",
+  Learners const learners = run.learners ? run.learners : learners_on(cpu);
+  Learner learner = learners(objective, rule_of(run));
+  require(learner.rotation && learner.heads, "[calibrate] method ", name_of(run.method), " by ",
           name_of(rule_of(run)), ": the objective ", name_of(objective),
           " does not go with this optimizer here; leave both to the method");
   return learner;

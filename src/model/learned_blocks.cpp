@@ -33,8 +33,8 @@ Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> X
                       ModelCalibrationOptions const& run, index_t layer, ModelCalibration& result) {
   index_t const block = block_of(SiteChain::learned_blocks, X.cols(), run.block), blocks = X.cols() / block;
   if (block == 1) return chain;
-  HeadCalibration found = learner_of(run).heads(
-      cpu, X, blocks, blocks, {.initial = InitialRotation::identity, .seed = site_seed(run, layer, site)});
+  HeadCalibration found = learner_of(cpu, run).heads(
+      X, blocks, blocks, {.initial = InitialRotation::identity, .seed = site_seed(run, layer, site)});
   std::vector<RowMatrix<double>> rotations;
   for (Calibration& one : found.heads) rotations.push_back(std::move(one.rotation));
   BlockRotation turn(std::move(rotations));
@@ -100,8 +100,8 @@ void LearnedBlocks::find(ModelCalibrationOptions const& run, ModelCalibration& r
   layer.down_proj_input = with_mixed_blocks(cpu_, samples_.at(Site::down_proj_input).rows(),
                                             Site::down_proj_input, run, layer_, result);
   if (hadamard_order(config_.head_dim)) {
-    Calibration keys = learner_of(run).rotation(
-        cpu_, centred_keys(), {.row_scale = RowScale::unit_rms, .seed = site_seed(run, layer_, Site::key)});
+    Calibration keys = learner_of(cpu_, run).rotation(
+        centred_keys(), {.row_scale = RowScale::unit_rms, .seed = site_seed(run, layer_, Site::key)});
     layer.key_rotation.emplace(std::move(keys.rotation));
   }
   result.rotations.layers.push_back(std::move(layer));

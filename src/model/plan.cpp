@@ -8,6 +8,7 @@
 #include <dartquant/transform/hadamard.hpp>
 
 #include "model/learn.hpp"
+#include "model/residual_stream.hpp"
 #include "model/weights.hpp"
 
 namespace dartquant {
@@ -15,7 +16,8 @@ namespace {
 
 using Bytes = std::uint64_t;
 
-/// 32-bit operations per second of this machine, from one product of 768^3, the better of two.
+/// 32-bit operations per second of this machine, from one product of 768^3, the better of two; with the way
+/// to another machine where products go there.
 double measured_speed(Cpu const& cpu) {
   constexpr index_t n = 768;
   RowMatrix<float> const A = RowMatrix<float>::Ones(n, n);
@@ -40,8 +42,8 @@ index_t largest_linear(ModelConfig const& config) {
 
 /// One pass over all layers: hidden states, one layer in float, one tensor of it in FP64 twice, the buffers
 /// of a group of windows.
-void add_forward(ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
-  index_t const tokens = windows * seqlen, group = std::min(tokens, std::max<index_t>(seqlen, 2048));
+void add_forward(Cpu const& cpu, ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
+  index_t const tokens = windows * seqlen, group = std::min(tokens, detail::rows_of_group(cpu, seqlen));
   index_t const channels =
       config.hidden + 2 * config.query_channels() + 2 * config.kv_channels() + 2 * config.intermediate;
   plan.memory_bytes += bytes_of(tokens, config.hidden, 4) + bytes_of(config.layer_parameters(), 1, 4) +
@@ -98,10 +100,10 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
 
 /// Two passes over the text, one Hessian at a time in FP64 with its factor, and a few products of each weight
 /// with it.
-void add_rounding(ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
+void add_rounding(Cpu const& cpu, ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
   auto const tokens = static_cast<double>(windows * seqlen);
   index_t const widest = std::max({config.hidden, config.intermediate, config.query_channels()});
-  add_forward(config, windows, seqlen, plan);
+  add_forward(cpu, config, windows, seqlen, plan);
   plan.operations *= 2;
   plan.memory_bytes += bytes_of(3 * widest, widest, 8) + bytes_of(3 * largest_linear(config), 1, 4);
   auto const cube = [](index_t channels) { return std::pow(static_cast<double>(channels), 3); };
@@ -141,8 +143,8 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
   detail::require(folds || (windows >= 1 && seqlen >= 2), "[plan] ", windows, " windows of ", seqlen,
                   " tokens: at least one window of 2 tokens is needed");
   Plan result;
-  if (job == Job::round) add_rounding(config, windows, seqlen, result);
-  else if (!folds) add_forward(config, windows, seqlen, result);
+  if (job == Job::round) add_rounding(cpu, config, windows, seqlen, result);
+  else if (!folds) add_forward(cpu, config, windows, seqlen, result);
   if (job == Job::calibrate) {
     add_learning(config, options, capture, windows * seqlen, result);
     result.disk_bytes = bytes_of(config.hidden, config.hidden, 8) +

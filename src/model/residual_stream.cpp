@@ -11,9 +11,6 @@
 namespace dartquant::detail {
 namespace {
 
-/// Rows of the residual stream that pass through a layer at a time: bounds the buffers of a layer.
-constexpr index_t rows_at_a_time = 2048;
-
 TokenWindows const& checked(ModelConfig const& config, TokenWindows const& windows) {
   require(windows.rows() >= 1 && windows.cols() >= 1, "[hidden_states] ", windows.rows(), " windows of ",
           windows.cols(), " tokens: at least one token is needed");
@@ -76,16 +73,19 @@ void check_finite(Cpu const& cpu, RowMatrix<float> const& hidden, index_t layer,
          bad * 256 / tokens, ": the weights overflow float32 or are damaged");
 }
 
-index_t rows_of_group(index_t tokens) { return std::max<index_t>(1, rows_at_a_time / tokens) * tokens; }
-
 }  // namespace
+
+index_t rows_of_group(Cpu const& cpu, index_t tokens) {
+  index_t const rows = cpu.products() == nullptr ? 2048 : 8192;
+  return std::max<index_t>(1, rows / tokens) * tokens;
+}
 
 ResidualStream::ResidualStream(Cpu const& cpu, FoldedWeights const& folded, TokenWindows const& windows,
                                ForwardOptions options)
     : cpu_(cpu),
       options_(std::move(options)),
       tokens_(checked(folded.model().config(), windows).cols()),
-      group_(std::min(rows_of_group(tokens_), windows.size())),
+      group_(std::min(rows_of_group(cpu, tokens_), windows.size())),
       hidden_(embed(folded, windows)),
       decoder_(cpu, folded.model(), options_, tokens_, group_) {}
 

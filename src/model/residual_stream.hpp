@@ -13,6 +13,11 @@
 
 namespace dartquant::detail {
 
+/// Rows of the residual stream that pass through a layer at a time, in whole windows of `tokens`. They bound
+/// the buffers of a layer; with products on another machine there are more, because each group sends the
+/// weights.
+[[nodiscard]] index_t rows_of_group(Cpu const& cpu, index_t tokens);
+
 /// The hidden states of some windows on their way through the layers of a model.
 class ResidualStream {
  public:

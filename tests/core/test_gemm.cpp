@@ -93,3 +93,32 @@ TEST_CASE("beta 0 does not read the target, and empty products are defined", "[g
   REQUIRE_THROWS_WITH(Cpu(1).gemm(1.0f, A, Op::none, thin, Op::transpose, 0.0f, C),
                       Catch::Contains("do not fit"));
 }
+
+TEST_CASE("products on another machine: what is worth the way, and nothing of the pieces of for_each") {
+  int calls = 0;
+  HostProducts products;
+  products.float32 = [&](float, MatrixView<float const>, Op, MatrixView<float const>, Op, float,
+                         MatrixView<float> C) {
+    ++calls;
+    as_eigen(C).setConstant(7);
+  };
+  Cpu const cpu = Cpu(2).with_products(products);
+  auto const product = [](Cpu const& machine, index_t n) {
+    RowMatrix<float> const A = RowMatrix<float>::Ones(n, n);
+    RowMatrix<float> C(n, n);
+    machine.gemm<float>(1.0f, A, Op::none, A, Op::transpose, 0.0f, C);
+    return C(0, 0);
+  };
+  CHECK(product(cpu, 149) == 149);  // 2 n^3 operations for 3 n^2 values
+  CHECK(product(cpu, 151) == 7);
+  CHECK(calls == 1);
+  cpu.for_each(2, [&](Cpu const& piece, index_t) { CHECK(product(piece, 151) == 151); });
+  RowMatrix<double> const A = RowMatrix<double>::Ones(200, 200);
+  RowMatrix<double> C(200, 200);
+  cpu.gemm<double>(1.0, A, Op::none, A, Op::none, 0.0, C);  // no product for double
+  CHECK(C(0, 0) == 200);
+  RowMatrix<float> const empty(0, 200), B = RowMatrix<float>::Ones(200, 200);
+  RowMatrix<float> none(0, 200);
+  cpu.gemm<float>(1.0f, empty, Op::none, B, Op::none, 0.0f, none);
+  CHECK(calls == 1);
+}

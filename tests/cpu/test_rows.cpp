@@ -17,6 +17,7 @@
 #include <dartquant/transform/hadamard.hpp>
 
 #include "cpu/exact.hpp"
+#include "cpu/owned_transform.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -104,26 +105,9 @@ Exact workspace(index_t cols) {
   return Exact(bytes);
 }
 
-/// A transform with what it points to.
-struct Transform {
-  std::vector<std::int32_t> permutation;
-  std::vector<std::int8_t> base;
-  dartquant_transform c{};
-
-  Transform(Random& random, index_t cols, index_t block, bool permuted) {
-    if (permuted) {
-      for (index_t j = 0; j < cols; ++j) permutation.push_back(static_cast<std::int32_t>(j));
-      std::shuffle(permutation.begin(), permutation.end(), random);
-      c.permutation = permutation.data();
-    }
-    c.block = block;
-    if (block == 0) return;
-    REQUIRE(dartquant_hadamard_base(block, nullptr, 0, &c.base_order) == 0);
-    base.resize(static_cast<std::size_t>(c.base_order * c.base_order));
-    REQUIRE(dartquant_hadamard_base(block, base.data(), base.size(), &c.base_order) == 0);
-    if (c.base_order > 1) c.base = base.data();
-  }
-  Transform(Transform const&) = delete;
+/// With the transform of the C++ library.
+struct Transform : OwnedTransform {
+  using OwnedTransform::OwnedTransform;
 
   /// Permute, then Hadamard::apply.
   [[nodiscard]] RowMatrix<float> reference(RowMatrix<float> const& X) const {

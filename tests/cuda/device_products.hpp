@@ -50,7 +50,7 @@ class OnDevice {
 struct DeviceOperands {
   kernel_test::Exact host_packed;
   OnDevice packed, levels, scales, zero_points, bias, y;
-  cuda::DeviceQuantized x;
+  cuda::ConstQuantizedRows x;
 
   explicit DeviceOperands(Operands const& o)
       : host_packed(o.packed()),
@@ -65,7 +65,7 @@ struct DeviceOperands {
           o.c.x_bits,
           o.c.x_asymmetric ? Symmetry::asymmetric : Symmetry::symmetric,
           o.x.q.group,
-          levels.as<void>(),
+          levels.as<std::uint8_t>(),
           o.x.q.level_stride,
           scales.as<float>(),
           o.x.q.scale_stride,

@@ -3,6 +3,7 @@
 
 // Every primitive of Gpu against Cpu: on the fake device (machine/) and on a GPU (device/).
 #include <dartquant/cuda/gpu.hpp>
+#include <dartquant/cuda/host_products.hpp>
 
 #include <cmath>
 #include <cstring>
@@ -115,6 +116,21 @@ TEST_CASE("Gpu: products and triangular solves", "[gpu]") {
   auto c = gpu.matrix<double>(13, n);
   gpu.multiply_lower<double>(b, lower, c);
   CHECK(distance(on_host(gpu, c.view()), product) < 1e-12);
+}
+
+TEST_CASE("Gpu: the solve of a lower triangle, by halves", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  for (index_t const n : {1, 60, 541}) {
+    RowMatrix<double> L = gaussian<double>(n, n, 1) / std::sqrt(static_cast<double>(n)),
+                      B = gaussian<double>(n, n, 2).triangularView<Eigen::Lower>();
+    L.diagonal().array() += 4;
+    auto const lower = on_device(gpu, RowMatrix<double>(L.triangularView<Eigen::Lower>()));
+    auto b = on_device(gpu, B);
+    Cpu(2).solve_lower<double>(L, Op::none, B, Fill::lower);
+    gpu.solve_lower<double>(lower, Op::none, b, Fill::lower);
+    CHECK(distance(on_host(gpu, b.view()), B) < 1e-12);
+  }
 }
 
 TEST_CASE("Gpu: several products at once", "[gpu]") {
@@ -232,4 +248,28 @@ TEST_CASE("Gpu: objectives and their slopes", "[gpu]") {
     check_objective(gpu, QuantError{}, rows, cols);
     check_objective(gpu, Uniformity{}, rows, cols);
   }
+}
+
+TEST_CASE("Gpu: products of matrices of the host, block of rows by block of rows", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  HostProducts products = cuda::host_products(gpu, 7);
+  products.least_intensity = 0;
+  Cpu const cpu(2), equipped = cpu.with_products(products);
+  auto const check = [&]<class T>(T alpha, Op op_a, Op op_b, T beta, double bound) {
+    RowMatrix<T> const A = op_a == Op::none ? gaussian<T>(30, 12, 1) : gaussian<T>(12, 30, 1),
+                       B = op_b == Op::none ? gaussian<T>(12, 9, 2) : gaussian<T>(9, 12, 2);
+    RowMatrix<T> wide = gaussian<T>(30, 14, 3), expected = wide.middleCols(2, 9);
+    cpu.gemm<T>(alpha, A, op_a, B, op_b, beta, expected);
+    RowMatrix<T> const before = wide;
+    equipped.gemm<T>(alpha, A, op_a, B, op_b, beta, MatrixView<T>(wide).columns(2, 9));
+    CHECK(distance(wide.middleCols(2, 9), expected) < bound);
+    CHECK(distance(wide.leftCols(2), before.leftCols(2)) == 0);
+  };
+  for (Op const op_a : {Op::none, Op::transpose})
+    for (Op const op_b : {Op::none, Op::transpose}) {
+      check(1.0f, op_a, op_b, 0.0f, 2e-5);
+      check(-2.0f, op_a, op_b, 0.5f, 4e-5);
+      check(1.5, op_a, op_b, 1.0, 1e-13);
+    }
 }

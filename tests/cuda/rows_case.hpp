@@ -16,7 +16,9 @@
 #include <dartquant/core/half.hpp>
 #include <dartquant/cuda/row_plan.hpp>
 
+#include "c_rows.hpp"
 #include "cpu/exact.hpp"
+#include "cpu/owned_transform.hpp"
 #include "support/catch.hpp"
 #include "support/host_thread.hpp"
 
@@ -54,46 +56,12 @@ inline void fill(Random& random, dartquant_matrix const& m) {
     }
 }
 
-/// A transform with what it points to.
-struct Transform {
-  std::vector<std::int32_t> permutation;
-  std::vector<std::int8_t> base;
-  dartquant_transform c{};
-
-  Transform(Random& random, std::int64_t cols, std::int64_t block, bool permuted) {
-    if (permuted) {
-      for (std::int64_t j = 0; j < cols; ++j) permutation.push_back(static_cast<std::int32_t>(j));
-      std::shuffle(permutation.begin(), permutation.end(), random);
-      c.permutation = permutation.data();
-    }
-    c.block = block;
-    if (block == 0) return;
-    REQUIRE(dartquant_hadamard_base(block, nullptr, 0, &c.base_order) == 0);
-    base.resize(static_cast<std::size_t>(c.base_order * c.base_order));
-    REQUIRE(dartquant_hadamard_base(block, base.data(), base.size(), &c.base_order) == 0);
-    if (c.base_order > 1) c.base = base.data();
-  }
-  Transform(Transform const&) = delete;
-
-  [[nodiscard]] cuda::RowTransform rows() const { return {c.permutation, c.block, c.base, c.base_order}; }
+struct Transform : kernel_test::OwnedTransform {
+  using OwnedTransform::OwnedTransform;
+  [[nodiscard]] cuda::RowTransform rows() const { return cuda::transform_of(c); }
 };
 
-[[nodiscard]] inline cuda::Rows rows_of(dartquant_matrix const& m) {
-  return {m.data, static_cast<cuda::ElementType>(m.type), m.rows, m.cols, m.stride};
-}
-[[nodiscard]] inline cuda::QuantizedRows rows_of(dartquant_quantized const& q) {
-  return {q.rows,
-          q.cols,
-          q.bits,
-          static_cast<Symmetry>(q.symmetry),
-          q.group,
-          static_cast<std::uint8_t*>(q.levels),
-          q.level_stride,
-          q.scales,
-          q.scale_stride,
-          q.zero_points,
-          q.zero_point_stride};
-}
+using cuda::rows_of;
 
 /// An H100: 132 multiprocessors.
 inline constexpr cuda::RowDevice device{227 * 1024, 132};
@@ -110,23 +78,15 @@ inline constexpr cuda::RowDevice device{227 * 1024, 132};
   return Exact(bytes);
 }
 
-/// Calls run<Threads>() for the threads of a plan.
-template <class Run>
-void with_threads(int threads, Run const& run) {
-  if (threads == 128) run.template operator()<128>();
-  else if (threads == 256) run.template operator()<256>();
-  else run.template operator()<512>();
-}
-
 inline void run_hadamard(cuda::RowPlan const& plan, cuda::RowTransformStep const& step, cuda::Rows const& y,
                          ThreadOrder order) {
-  with_threads(plan.threads, [&]<int Threads>() {
+  cuda::with_threads(plan.threads, [&]<int Threads>() {
     test::run_on_host(plan.grid, cuda::hadamard_rows<Threads>(step, y), order);
   });
 }
 inline void run_quantize(cuda::RowPlan const& plan, cuda::RowTransformStep const& step,
                          cuda::QuantizedRows const& q, float clip_ratio, ThreadOrder order) {
-  with_threads(plan.threads, [&]<int Threads>() {
+  cuda::with_threads(plan.threads, [&]<int Threads>() {
     test::run_on_host(plan.grid, cuda::quantize_rows<Threads>(step, q, clip_ratio), order);
   });
 }

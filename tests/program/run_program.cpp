@@ -26,7 +26,8 @@ void limit(int what, std::uint64_t bytes) {
 
 [[noreturn]] void become_program(std::vector<std::string> const& arguments, Surroundings const& surroundings,
                                  std::string const& out, std::string const& err) {
-  std::vector<char const*> argv{DARTQUANT_PROGRAM};
+  char const* const program = surroundings.program.empty() ? DARTQUANT_PROGRAM : surroundings.program.c_str();
+  std::vector<char const*> argv{program};
   for (std::string const& argument : arguments) argv.push_back(argument.c_str());
   argv.push_back(nullptr);
   for (std::string const& setting : surroundings.environment) {
@@ -39,7 +40,7 @@ void limit(int what, std::uint64_t bytes) {
   signal(SIGINT, SIG_DFL);
   limit(RLIMIT_FSIZE, surroundings.file_limit);
   limit(RLIMIT_AS, surroundings.memory_limit);
-  execv(DARTQUANT_PROGRAM, const_cast<char* const*>(argv.data()));
+  execv(program, const_cast<char* const*>(argv.data()));
   _exit(126);
 }
 

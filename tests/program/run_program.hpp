@@ -19,6 +19,7 @@ struct Surroundings {
   std::uint64_t memory_limit = 0;  ///< bytes of address space (ulimit -v); 0: no limit
   int signal = 0;                  ///< sent as soon as stderr holds `signal_after`
   std::string signal_after{};
+  std::string program{};                   ///< empty: dartquant
   std::vector<std::string> environment{};  ///< such as LC_ALL=C, added to this process's own
 };
 

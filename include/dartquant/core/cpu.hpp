@@ -5,19 +5,21 @@
 #include <memory>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <dartquant/core/backend.hpp>
 #include <dartquant/core/cpu_kernels.hpp>
 #include <dartquant/core/error.hpp>
+#include <dartquant/core/host_products.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/parallel.hpp>
 
 namespace dartquant {
 
 /// The CPU as a Backend: data-parallel primitives on Eigen, split into tiles whose sizes depend on shapes
-/// alone, so that every result has the same bytes for any number of threads. Copies share the threads and
-/// the kernels.
+/// alone, so that every result has the same bytes for any number of threads. Copies share the threads,
+/// the kernels and the products.
 class Cpu {
  public:
   static constexpr Space space = Space::host;
@@ -53,6 +55,17 @@ class Cpu {
   }
   /// Null where there are none.
   [[nodiscard]] CpuKernels const* kernels() const { return kernels_.get(); }
+
+  /// The same threads with products of large matrices on another machine, see HostProducts: gemm sends there
+  /// what is worth the way. The pieces of for_each keep to their thread. Sums are taken in the order of that
+  /// machine, so results may differ in the last bits.
+  [[nodiscard]] Cpu with_products(HostProducts products) const {
+    Cpu equipped = *this;
+    equipped.products_ = std::make_shared<HostProducts const>(std::move(products));
+    return equipped;
+  }
+  /// Null where there are none.
+  [[nodiscard]] HostProducts const* products() const { return products_.get(); }
 
   [[nodiscard]] int threads() const { return threads_; }
   [[nodiscard]] Executor const& executor() const { return executor_; }
@@ -169,6 +182,7 @@ class Cpu {
  private:
   Executor executor_;
   std::shared_ptr<CpuKernels const> kernels_;
+  std::shared_ptr<HostProducts const> products_;
   int threads_ = 1;
 };
 
@@ -213,6 +227,9 @@ void Cpu::gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
   detail::require(depth == depth_b && rows == C.rows() && cols == C.cols(), "[gemm] ", rows, " x ", depth,
                   " times ", depth_b, " x ", cols, " into ", C.rows(), " x ", C.cols(),
                   ": the shapes do not fit");
+  if (products_)
+    if (auto const* const product = products_->worth_it<T>(rows, depth, cols))
+      return (*product)(alpha, A, op_a, B, op_b, beta, C);
   index_t const tiles_down = (rows + detail::gemm_tile_rows - 1) / detail::gemm_tile_rows;
   index_t const tiles_across = (cols + detail::gemm_tile_cols - 1) / detail::gemm_tile_cols;
   index_t const chunks =

@@ -13,7 +13,7 @@ namespace dartquant::cuda {
 /// Per value: 1/2 or 1 byte read and the bytes of y written; scales come from the L1 cache.
 struct DequantizeRows {
   static constexpr int threads = 256;
-  QuantizedRows q;
+  ConstQuantizedRows q;
   StoredRows y;
   std::uint32_t pieces = 0;  ///< of all rows
   Divider row_pieces;        ///< ceil(cols / 8)

@@ -34,12 +34,27 @@ struct BlockSpace {
     return (triangle_bytes(n) + square_bytes(n) + vector_bytes(n) + 255) / 256 * 256;
   }
 
+  /// The parts of the memory of a block.
+  struct Parts {
+    std::byte* triangle;
+    float* W;  ///< rows of n + 1
+    double* vectors;
+  };
   template <class Thread>
-  [[nodiscard]] DARTQUANT_DEVICE std::byte* of(Thread const& thread, index_t n) const {
-    if (global == nullptr) return thread.shared();
-    return global + static_cast<std::size_t>(thread.block_x()) * bytes(n);
+  [[nodiscard]] DARTQUANT_DEVICE Parts of(Thread const& thread, index_t n) const {
+    std::byte* const memory =
+        global == nullptr ? thread.shared() : global + static_cast<std::size_t>(thread.block_x()) * bytes(n);
+    std::byte *const square = memory + triangle_bytes(n), *const vectors = square + square_bytes(n);
+    return {memory, reinterpret_cast<float*>(square), reinterpret_cast<double*>(vectors)};
   }
 };
+
+/// f(i, j) for every entry of a matrix of order n, the rows shared out among the warps of a block.
+template <class Thread, class F>
+DARTQUANT_DEVICE void for_each_entry(Thread const& thread, index_t n, F const& f) {
+  for (index_t i = thread.warp(); i < n; i += head_threads / 32)
+    for (index_t j = thread.lane(); j < n; j += 32) f(i, j);
+}
 
 /// R and L of Z = R L^T for every head that is going, by one or two passes of Cholesky QR with its Gram
 /// matrix in FP64. Where that cannot keep its promise the head is marked failed: MendHeads follows. A latent
@@ -58,18 +73,16 @@ struct OrthonormalizeHeads {
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     index_t const head = thread.block_x(), first = head * n;
     if (state(head_state::going, head) == 0) return;
-    std::byte* const memory = space.of(thread, n);
-    auto* const G = reinterpret_cast<double*>(memory);
-    auto* const W = reinterpret_cast<float*>(memory + BlockSpace::triangle_bytes(n));
-    auto* const x =
-        reinterpret_cast<double*>(memory + BlockSpace::triangle_bytes(n) + BlockSpace::square_bytes(n));
-    double *const y = x + n, *const word = y + n, *const result = word + head_threads / 32;
+    auto const parts = space.of(thread, n);
+    auto* const G = reinterpret_cast<double*>(parts.triangle);
+    float* const W = parts.W;
+    double *const x = parts.vectors, *const y = x + n, *const word = y + n,
+                  *const result = word + head_threads / 32;
     double squares = 0;
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) {
-        float const value = W[i * (n + 1) + j] = Z(first + i, j);
-        squares += static_cast<double>(value) * static_cast<double>(value);
-      }
+    for_each_entry(thread, n, [&](index_t i, index_t j) {
+      float const value = W[i * (n + 1) + j] = Z(first + i, j);
+      squares += static_cast<double>(value) * static_cast<double>(value);
+    });
     squares = block_sum(thread, squares, word);
     if (squares - squares != 0) {
       thread.synchronize();
@@ -91,8 +104,7 @@ struct OrthonormalizeHeads {
         state(head_state::largest_condition, head) = condition;
     }
     if (!good) return;
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) R(first + i, j) = W[i * (n + 1) + j];
+    for_each_entry(thread, n, [&](index_t i, index_t j) { R(first + i, j) = W[i * (n + 1) + j]; });
   }
 
  private:
@@ -107,8 +119,8 @@ struct OrthonormalizeHeads {
     if (!(condition <= limit)) return false;
     float const* const lower = narrow_block(thread, n, G);
     if (number == 0) {
-      for (index_t i = thread.warp(); i < n; i += threads / 32)
-        for (index_t j = thread.lane(); j < n; j += 32) L(first + i, j) = j <= i ? lower[packed(i, j)] : 0;
+      for_each_entry(thread, n,
+                     [&](index_t i, index_t j) { L(first + i, j) = j <= i ? lower[packed(i, j)] : 0; });
     } else {
       for (index_t i = thread.index(); i < n; i += threads)  // U^T = U1^T U2^T, a row at a time
         for (index_t j = 0; j <= i; ++j) {
@@ -142,15 +154,14 @@ struct MendHeads {
     double* const A = wide + head * wide_size(n);
     double *const Q = A + n * n, *const tau = Q + n * n, *const x = tau + n, *const y = x + n;
     auto* const word = reinterpret_cast<double*>(thread.shared());
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) A[i * n + j] = static_cast<double>(Z(first + i, j));
+    for_each_entry(thread, n,
+                   [&](index_t i, index_t j) { A[i * n + j] = static_cast<double>(Z(first + i, j)); });
     householder_block(thread, n, A, Q, tau, word);
     auto const sign = [A, this](index_t k) { return A[k * n + k] < 0 ? -1.0 : 1.0; };
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) {
-        R(first + i, j) = static_cast<float>(sign(j) * Q[i * n + j]);
-        L(first + i, j) = j <= i ? static_cast<float>(sign(j) * A[j * n + i]) : 0;
-      }
+    for_each_entry(thread, n, [&](index_t i, index_t j) {
+      R(first + i, j) = static_cast<float>(sign(j) * Q[i * n + j]);
+      L(first + i, j) = j <= i ? static_cast<float>(sign(j) * A[j * n + i]) : 0;
+    });
     double const found = condition_block(
         thread, n, [&](index_t i, index_t j) { return sign(j) * A[j * n + i]; }, x, y, word + threads / 32);
     if (thread.index() == 0) {

@@ -50,25 +50,22 @@ struct GradientHeads {
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     index_t const head = thread.block_x(), first = head * n;
     if (state(head_state::going, head) == 0) return;
-    std::byte* const memory = space.of(thread, n);
-    auto* const lower = reinterpret_cast<float*>(memory);
-    auto* const W = reinterpret_cast<float*>(memory + BlockSpace::triangle_bytes(n));
-    auto* const word =
-        reinterpret_cast<double*>(memory + BlockSpace::triangle_bytes(n) + BlockSpace::square_bytes(n));
+    auto const parts = space.of(thread, n);
+    auto* const lower = reinterpret_cast<float*>(parts.triangle);
+    float* const W = parts.W;
+    double* const word = parts.vectors;
     double whole = 0, norm = 0;
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) {
-        double const value = static_cast<double>(A(first + i, j));
-        whole += value * value;
-        W[i * (n + 1) + j] = j < i ? A(first + i, j) - A(first + j, i) : 0;
-        if (j <= i) lower[packed(i, j)] = L(first + i, j);
-      }
+    for_each_entry(thread, n, [&](index_t i, index_t j) {
+      double const value = static_cast<double>(A(first + i, j));
+      whole += value * value;
+      W[i * (n + 1) + j] = j < i ? A(first + i, j) - A(first + j, i) : 0;
+      if (j <= i) lower[packed(i, j)] = L(first + i, j);
+    });
     solve_block<false>(thread, n, lower, W);
-    for (index_t i = thread.warp(); i < n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) {
-        float const value = A(first + i, j) = W[i * (n + 1) + j];
-        norm += static_cast<double>(value) * static_cast<double>(value);
-      }
+    for_each_entry(thread, n, [&](index_t i, index_t j) {
+      float const value = A(first + i, j) = W[i * (n + 1) + j];
+      norm += static_cast<double>(value) * static_cast<double>(value);
+    });
     whole = block_sum(thread, whole, word);
     norm = block_sum(thread, norm, word);
     if (thread.index() == 0) {
@@ -151,13 +148,12 @@ struct RestartHeads {
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     index_t const head = thread.block_x(), top = head * n;
     if (state(head_state::going, head) == 0 || !(state(head_state::condition, head) > limit)) return;
-    for (index_t i = top + thread.warp(); i < top + n; i += threads / 32)
-      for (index_t j = thread.lane(); j < n; j += 32) {
-        Z(i, j) = R(i, j);
-        L(i, j) = i - top == j ? 1.0f : 0.0f;
-        if (first.rows() > 0) first(i, j) = 0;
-        if (second.rows() > 0) second(i, j) = 0;
-      }
+    for_each_entry(thread, n, [&](index_t i, index_t j) {
+      Z(top + i, j) = R(top + i, j);
+      L(top + i, j) = i == j ? 1.0f : 0.0f;
+      if (first.rows() > 0) first(top + i, j) = 0;
+      if (second.rows() > 0) second(top + i, j) = 0;
+    });
     thread.synchronize();
     if (thread.index() == 0) {
       state(head_state::condition, head) = 1;
@@ -181,9 +177,7 @@ struct CloseEpoch {
     if (state(head_state::going, head) == 0) return;
     double const value = loss(0, head);
     bool const better = value < state(head_state::best_loss, head);
-    if (better)
-      for (index_t i = top + thread.warp(); i < top + n; i += threads / 32)
-        for (index_t j = thread.lane(); j < n; j += 32) best(i, j) = R(i, j);
+    if (better) for_each_entry(thread, n, [&](index_t i, index_t j) { best(top + i, j) = R(top + i, j); });
     thread.synchronize();
     if (thread.index() == 0) {
       state(head_state::epochs, head) += 1;

@@ -13,23 +13,9 @@
 #include <dartquant/cuda/error.hpp>
 #include <dartquant/cuda/matmul_path.hpp>
 #include <dartquant/cuda/packed_weights.hpp>
+#include <dartquant/cuda/stored_rows.hpp>
 
 namespace dartquant::cuda {
-
-/// Quantized X [tokens, channels] in device memory: docs/int4_format.md, plain. One scale per token, or
-/// groups equal to those of the weights.
-struct DeviceQuantized {
-  index_t tokens = 0, channels = 0;
-  int bits = 4;  ///< 4 or 8
-  Symmetry symmetry = Symmetry::symmetric;
-  index_t group = 0;  ///< 0: one scale per token
-  void const* levels = nullptr;
-  index_t level_stride = 0;  ///< bytes
-  float const* scales = nullptr;
-  index_t scale_stride = 0;                   ///< elements
-  std::int32_t const* zero_points = nullptr;  ///< null where symmetric; 0 .. 2^bits - 1, not checked
-  index_t zero_point_stride = 0;
-};
 
 /// The current device, and whether this library has code of sm_90a. Errors: CudaError without a device.
 [[nodiscard]] MatmulTarget matmul_target();
@@ -38,15 +24,16 @@ struct DeviceQuantized {
 /// decode. Errors: InvalidArgument.
 [[nodiscard]] std::size_t matmul_workspace_bytes(MatmulTarget const& target, MatmulShape const& shape);
 
-/// W4A4 and W4A8: Y [tokens, out] <- X W^T + bias, the bytes of dartquant_matmul of kernels.h (Y in float32;
+/// W4A4 and W4A8: Y [tokens, out] <- X W^T + bias, X [tokens, in] with one scale per token or the groups of
+/// the weights; the bytes of dartquant_matmul of kernels.h (Y in float32;
 /// 16-bit types are its values rounded to nearest even). `packed` is layout 2, aligned to 128 bytes; bias
 /// [out] or null. Errors: InvalidArgument for shapes, strides, null, misaligned or host pointers and a
 /// workspace that is too small, before anything is enqueued; CudaError.
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<float> Y, void* workspace, std::size_t workspace_bytes);
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<Half> Y, void* workspace, std::size_t workspace_bytes);
-void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, DeviceQuantized const& X,
+void matmul(cudaStream_t stream, WeightShape const& weights, void const* packed, ConstQuantizedRows const& X,
             float const* bias, DeviceMatrixView<BFloat16> Y, void* workspace, std::size_t workspace_bytes);
 
 /// W4A16 and W4A32: Y [tokens, out] <- X W^T + bias, weights dequantized on the way; sums in float, group by

@@ -35,6 +35,22 @@ inline constexpr int plain_threads = 128;
           .blocks_y = y.tokens < 65535 ? y.tokens : 65535};
 }
 
+/// The values of Y of a thread: a <- add(row, token, group, first channel, end, a), group by group from 0 on.
+template <class Thread, class Product, class Add>
+DARTQUANT_DEVICE void multiply_plainly(Thread const& thread, Product const& p, Add const& add) {
+  int const out = thread.block_x() * plain_threads + thread.index();
+  if (out >= p.y.out) return;
+  PlainRow const row{p.w, out};
+  for (int token = thread.block_y(); token < p.y.tokens; token += thread.blocks_y()) {
+    float a = 0;
+    for (int group = 0; group < p.w.groups; ++group) {
+      int const first = group * p.w.width, end = first + p.w.width < p.w.in ? first + p.w.width : p.w.in;
+      a = add(row, token, group, first, end, a);
+    }
+    p.finish(thread, token, out, a);
+  }
+}
+
 /// Integer products of any group and on any architecture: the definition, one thread per value of Y.
 struct MultiplyPlain {
   static constexpr int threads = plain_threads;
@@ -42,24 +58,16 @@ struct MultiplyPlain {
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
-    int const out = thread.block_x() * threads + thread.index();
-    if (out >= p.y.out) return;
-    PlainRow const row{p.w, out};
-    for (int token = thread.block_y(); token < p.y.tokens; token += thread.blocks_y()) {
-      float a = 0;
-      for (int group = 0; group < p.w.groups; ++group) {
-        int const first = group * p.w.width, end = first + p.w.width < p.w.in ? first + p.w.width : p.w.in;
-        int const w_zero = row.zero_point(group),
-                  x_zero = p.x.zero_points == nullptr ? 0 : p.x.zero_point(token, first);
-        std::int32_t n = 0;
-        for (int channel = first; channel < end; ++channel)
-          n += (x_level(token, channel) - x_zero) * (row.level(channel) - w_zero);
-        float scale = row.scale(group);
-        if (p.x.grouped) scale *= p.x.scales[token * p.x.scale_stride + group];
-        a = std::fma(static_cast<float>(n), scale, a);
-      }
-      p.finish(thread, token, out, a);
-    }
+    multiply_plainly(thread, p, [&](PlainRow const& row, int token, int group, int first, int end, float a) {
+      int const w_zero = row.zero_point(group),
+                x_zero = p.x.zero_points == nullptr ? 0 : p.x.zero_point(token, first);
+      std::int32_t n = 0;
+      for (int channel = first; channel < end; ++channel)
+        n += (x_level(token, channel) - x_zero) * (row.level(channel) - w_zero);
+      float scale = row.scale(group);
+      if (p.x.grouped) scale *= p.x.scales[token * p.x.scale_stride + group];
+      return std::fma(static_cast<float>(n), scale, a);
+    });
   }
 
  private:
@@ -80,22 +88,14 @@ struct MultiplyFloatPlain {
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
-    int const out = thread.block_x() * threads + thread.index();
-    if (out >= p.y.out) return;
-    PlainRow const row{p.w, out};
-    for (int token = thread.block_y(); token < p.y.tokens; token += thread.blocks_y()) {
-      float a = 0;
-      for (int group = 0; group < p.w.groups; ++group) {
-        int const first = group * p.w.width, end = first + p.w.width < p.w.in ? first + p.w.width : p.w.in;
-        int const zero = row.zero_point(group);
-        float dot = 0;
-        for (int channel = first; channel < end; ++channel)
-          dot = std::fma(thread.to_float(*p.x.at(token, channel)),
-                         static_cast<float>(row.level(channel) - zero), dot);
-        a = std::fma(dot, row.scale(group), a);
-      }
-      p.finish(thread, token, out, a);
-    }
+    multiply_plainly(thread, p, [&](PlainRow const& row, int token, int group, int first, int end, float a) {
+      int const zero = row.zero_point(group);
+      float dot = 0;
+      for (int channel = first; channel < end; ++channel)
+        dot = std::fma(thread.to_float(*p.x.at(token, channel)),
+                       static_cast<float>(row.level(channel) - zero), dot);
+      return std::fma(dot, row.scale(group), a);
+    });
   }
 };
 

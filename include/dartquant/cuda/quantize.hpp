@@ -24,6 +24,6 @@ void quantize(cudaStream_t stream, RowNorm const& norm, RowTransform const& tran
 
 /// Y <- scale (level - zero_point): the bytes of dartquant_dequantize of kernels.h. Bytes per value: bits / 8
 /// and those of y. Errors: InvalidArgument; CudaError.
-void dequantize(cudaStream_t stream, QuantizedRows const& q, Rows const& Y);
+void dequantize(cudaStream_t stream, ConstQuantizedRows const& q, Rows const& Y);
 
 }  // namespace dartquant::cuda

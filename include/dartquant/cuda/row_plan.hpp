@@ -182,6 +182,14 @@ namespace detail {
   return step;
 }
 
+/// run<Threads>() with the threads of a plan, for the two below.
+template <class Run>
+void with_threads(int threads, Run const& run) {
+  if (threads == 128) run.template operator()<128>();
+  else if (threads == 256) run.template operator()<256>();
+  else run.template operator()<512>();
+}
+
 /// The parameters of HadamardRows.
 template <int Threads>
 [[nodiscard]] HadamardRows<Threads> hadamard_rows(RowTransformStep const& step, Rows const& y) {
@@ -202,7 +210,8 @@ template <int Threads>
 }
 
 /// The parameters of DequantizeRows; nothing where rows have 2^31 pieces of 8 channels and more.
-[[nodiscard]] inline std::optional<DequantizeRows> dequantize_rows(QuantizedRows const& q, Rows const& y) {
+[[nodiscard]] inline std::optional<DequantizeRows> dequantize_rows(ConstQuantizedRows const& q,
+                                                                   Rows const& y) {
   index_t const row_pieces = (q.cols - 1) / 8 + 1;
   if (q.cols >= (index_t{1} << 31) - 8 || row_pieces > ((index_t{1} << 31) - 256) / q.rows)
     return std::nullopt;

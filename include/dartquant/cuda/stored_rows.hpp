@@ -75,18 +75,32 @@ struct BlockRotations {
   index_t count = 1;                          ///< 1: one for all blocks, else one per block
 };
 
-/// As dartquant_quantized of kernels.h.
-struct QuantizedRows {
+/// Levels [rows, cols] with their scales, as dartquant_quantized of kernels.h. Byte is std::uint8_t or
+/// std::uint8_t const.
+template <class Byte>
+struct BasicQuantizedRows {
+  template <class T>
+  using Part = std::conditional_t<std::is_const_v<Byte>, T const, T>;
+
   index_t rows = 0, cols = 0;
-  int bits = 4;
+  int bits = 4;  ///< 4 or 8
   Symmetry symmetry = Symmetry::symmetric;
   index_t group = 0;  ///< channels under one scale; 0: the whole row
-  std::uint8_t* levels = nullptr;
+  Byte* levels = nullptr;
   index_t level_stride = 0;  ///< bytes
-  float* scales = nullptr;
-  index_t scale_stride = 0;
-  std::int32_t* zero_points = nullptr;  ///< null where symmetric
+  Part<float>* scales = nullptr;
+  index_t scale_stride = 0;                   ///< elements, as the next
+  Part<std::int32_t>* zero_points = nullptr;  ///< null where symmetric; 0 .. 2^bits - 1, not checked
   index_t zero_point_stride = 0;
+
+  template <class Other>
+  requires(std::is_same_v<Other, Byte const> && !std::is_const_v<Byte>) operator BasicQuantizedRows<Other>()
+      const {
+    return {rows,   cols,         bits,        symmetry,         group, levels, level_stride,
+            scales, scale_stride, zero_points, zero_point_stride};
+  }
 };
+using QuantizedRows = BasicQuantizedRows<std::uint8_t>;
+using ConstQuantizedRows = BasicQuantizedRows<std::uint8_t const>;
 
 }  // namespace dartquant::cuda

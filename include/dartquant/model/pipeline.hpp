@@ -13,6 +13,7 @@
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/learner.hpp>
 #include <dartquant/model/method.hpp>
 #include <dartquant/model/site_statistics.hpp>
 
@@ -21,16 +22,6 @@ namespace dartquant {
 /// Default calibration windows: 128 sequences of min(2048, positions) tokens.
 inline constexpr index_t calibration_samples = 128;
 [[nodiscard]] index_t calibration_seqlen(ModelConfig const& config);
-
-/// How long and how fast one rotation learns; 0 means the default of the method.
-struct LearningOptions {
-  index_t epochs = 0;
-  index_t batch_rows = 0;
-  double learning_rate = 0;
-
-  /// Errors: InvalidArgument.
-  void validate() const;
-};
 
 /// What calibrate does for a whole model (CalibrationOptions of calibrate/calibrate.hpp is for one rotation).
 struct ModelCalibrationOptions {
@@ -45,6 +36,7 @@ struct ModelCalibrationOptions {
   /// Channels of a block of the transforms of single layers; where it does not divide them, the largest
   /// smaller block that does.
   index_t block = 128;
+  Learners learners{};  ///< of another machine, such as a GPU; empty: learns on the CPU
 
   /// Errors: InvalidArgument.
   void validate() const;

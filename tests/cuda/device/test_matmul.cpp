@@ -93,17 +93,17 @@ TEST_CASE("matmul on a GPU refuses what is wrong", "[device][matmul]") {
   Operands const o(c);
   DeviceOperands const d(o);
   DeviceMatrixView<float> const y(d.y.as<float>(), c.tokens, c.out);
-  auto const run = [&](WeightShape const& shape, void const* packed, DeviceQuantized const& x,
+  auto const run = [&](WeightShape const& shape, void const* packed, ConstQuantizedRows const& x,
                        DeviceMatrixView<float> Y,
                        std::size_t bytes) { matmul(nullptr, shape, packed, x, nullptr, Y, nullptr, bytes); };
   CHECK_THROWS_AS(run(o.shape, d.packed.as<void>(), d.x, y, 0), InvalidArgument);             // workspace
   CHECK_THROWS_AS(run(o.shape, d.host_packed.data(), d.x, y, 1 << 20), InvalidArgument);      // host pointer
   CHECK_THROWS_AS(run(o.shape, d.packed.as<char>() + 16, d.x, y, 1 << 20), InvalidArgument);  // misaligned
   CHECK_THROWS_AS(run(o.shape, d.packed.as<void>(), d.x, {y.data(), 39, 64}, 1 << 20), InvalidArgument);
-  DeviceQuantized narrow = d.x;
+  ConstQuantizedRows narrow = d.x;
   narrow.level_stride = 100;
   CHECK_THROWS_AS(run(o.shape, d.packed.as<void>(), narrow, y, 1 << 20), InvalidArgument);
-  DeviceQuantized other = d.x;
+  ConstQuantizedRows other = d.x;
   other.group = 64;
   CHECK_THROWS_AS(run(o.shape, d.packed.as<void>(), other, y, 1 << 20), InvalidArgument);
   CHECK(cudaGetLastError() == cudaSuccess);

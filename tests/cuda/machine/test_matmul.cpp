@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launchers of the matrix products on the fake device: every path, argument checks, no hidden waits.
-#include <dartquant/cuda/matmul.h>
+#include <dartquant/cuda/kernels.h>
 #include <dartquant/cuda/matmul.hpp>
 
 #include "cuda/device_products.hpp"
@@ -86,7 +86,7 @@ TEST_CASE("matmul: refuses what is wrong", "[machine][matmul]") {
   Operands const o(c);
   DeviceOperands const d(o);
   DeviceMatrixView<float> const y(d.y.as<float>(), c.tokens, c.out);
-  auto const sentence = [&](WeightShape const& shape, void const* packed, DeviceQuantized const& x,
+  auto const sentence = [&](WeightShape const& shape, void const* packed, ConstQuantizedRows const& x,
                             DeviceMatrixView<float> Y, std::size_t bytes) -> std::string {
     try {
       matmul(nullptr, shape, packed, x, nullptr, Y, nullptr, bytes);
@@ -106,7 +106,7 @@ TEST_CASE("matmul: refuses what is wrong", "[machine][matmul]") {
         "[matmul] Y is 39 x 64 for 40 tokens and 64 outputs");
   alignas(128) static std::byte host[128];
   CHECK(sentence(o.shape, host, d.x, y, enough).find("[matmul] packed points to host memory") == 0);
-  DeviceQuantized x = d.x;
+  ConstQuantizedRows x = d.x;
   x.level_stride = 100;
   CHECK(sentence(o.shape, packed, x, y, enough) == "[matmul] a stride of 100 bytes for rows of 128");
   x = d.x;
@@ -118,7 +118,7 @@ TEST_CASE("matmul: refuses what is wrong", "[machine][matmul]") {
   CHECK(sentence(o.shape, packed, x, y, enough) ==
         "[matmul] activations of 6 bits: 4, 8, 16 and 32 are possible");
   x = d.x;
-  x.channels = 200;
+  x.cols = 200;
   CHECK(sentence(o.shape, packed, x, y, enough) != "");
   WeightShape shape = o.shape;
   shape.sums = false;
