@@ -288,7 +288,7 @@ TEST_CASE("the writer refuses what would give a bad file", "[safetensors]") {
     REQUIRE_ERROR(writer.append("a", W), numerics, "tensor 'a': the value 70000 at row 1, column 2");
     W(1, 2) = std::numeric_limits<float>::quiet_NaN();
     REQUIRE_ERROR(writer.append("a", W.bottomRows(1)), numerics, "the value nan at row 0, column 2");
-    REQUIRE_INVALID(writer.commit(), "tensor 'a' got 6 of 12 bytes");
+    REQUIRE_INVALID(writer.commit(), "tensor 'a' got 0 of 12 bytes");
   }
   REQUIRE(read_bytes(path) == "old");
   REQUIRE(folder.entries() == 1);

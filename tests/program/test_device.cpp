@@ -26,7 +26,7 @@ Outcome eval_on(std::string const& device, Surroundings const& surroundings = {}
 
 }  // namespace
 
-TEST_CASE("--device stands in the help of every command that multiplies", "[program][device]") {
+TEST_CASE("the help of every command that multiplies has --device", "[program][device]") {
   for (std::string const command : {"inspect", "calibrate", "fold", "quantize", "eval", "compare"}) {
     INFO(command);
     CHECK(holds(run_program({command, "--help"}).out, "--device"));
