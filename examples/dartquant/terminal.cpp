@@ -35,8 +35,8 @@ std::size_t display_width(std::string_view text) {
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
 }
 
-std::string bar(double fraction, int width) {
-  double const filled = std::clamp(std::isfinite(fraction) ? fraction : 0.0, 0.0, 1.0) * width;
+std::string bar(double fraction, int columns) {
+  double const filled = std::clamp(std::isfinite(fraction) ? fraction : 0.0, 0.0, 1.0) * columns;
   if (!speaks_utf8()) return std::string(static_cast<std::size_t>(std::lround(filled)), '#');
   constexpr std::string_view eighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
   long const steps = std::lround(filled * 8);

@@ -16,9 +16,9 @@ namespace dartquant::program {
 /// Characters a text takes on the screen: UTF-8 code points.
 [[nodiscard]] std::size_t display_width(std::string_view text);
 
-/// A horizontal bar of at most `width` characters that fills `fraction` (0..1) of them, in eighths where the
+/// A horizontal bar of at most `columns` characters that fills `fraction` (0..1) of them, in eighths where the
 /// terminal speaks UTF-8. Not padded.
-[[nodiscard]] std::string bar(double fraction, int width);
+[[nodiscard]] std::string bar(double fraction, int columns);
 
 /// The text in bold where stdout is a terminal and NO_COLOR is not set.
 [[nodiscard]] std::string bold(std::string_view text);
