@@ -17,7 +17,7 @@ interop() {
     echo "interop: SKIPPED as a whole: pytest and numpy cannot be installed here"
     return
   fi
-  "$venv/bin/python" -m pytest tests/interop -q -rs -p no:cacheprovider
+  "$venv/bin/python" -m pytest tests/interop -q -rs -p no:cacheprovider || [ $? -eq 5 ]   # 5: every file was skipped
 }
 
 if [ $# -eq 0 ]; then
