@@ -2,9 +2,9 @@
 // Converting a checkpoint: peak memory and speed beside a plain copy of the same files in the same run.
 //   bench_convert FOLDER [hidden intermediate layers vocabulary threads]
 // FOLDER is made, filled (2 GB with the default sizes: 2048 5632 16 32000) and removed. Every job runs in a
-// process of its own, three times for the median (the last one once). Jobs: copy (read, write, fsync); the same weights in another type; gains folded, type
-// kept; R1 and R2 folded, with the FP64 products that this needs at the speed of one large product measured
-// here; 4-bit native.
+// process of its own, three times for the median (the last one once). Jobs: copy (read, write, fsync); the
+// same weights in another type; gains folded, type kept; R1 and R2 folded, with the FP64 products that this
+// needs at the speed of one large product measured here; 4-bit native.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>

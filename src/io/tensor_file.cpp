@@ -34,7 +34,8 @@ std::size_t stored_bytes(Dtype dtype, std::size_t count) {
   return count / block * block_bits / 8;
 }
 
-/// Whole heads of rows (of a vector: elements) from the order of Tensor::interleaved_heads to that of the model.
+/// Whole heads of rows (of a vector: elements) from the order of Tensor::interleaved_heads to that of the
+/// model.
 template <class T>
 RowMatrix<T> without_interleaving(RowMatrix<T> const& stored, Tensor const& tensor) {
   index_t const half = tensor.shape[0] / tensor.interleaved_heads / 2;
@@ -60,7 +61,8 @@ template <class T>
 RowMatrix<T> TensorFile::read_rows(Tensor const& tensor, index_t first, index_t count,
                                    NonFinite non_finite) const {
   auto const shown = [&] {
-    return detail::sentence("[read_rows] ", path().string(), ": tensor '", detail::printable(tensor.name), "'");
+    return detail::sentence("[read_rows] ", path().string(), ": tensor '", detail::printable(tensor.name),
+                            "'");
   };
   std::size_t const rank = tensor.shape.size();
   if (!is_convertible(tensor.dtype) || rank > 2)
@@ -68,7 +70,8 @@ RowMatrix<T> TensorFile::read_rows(Tensor const& tensor, index_t first, index_t 
          "; only F64, F32, F16, BF16, Q8_0 and Q4_0 of at most two dimensions can be read as a matrix");
   index_t const rows = rank == 2 ? tensor.shape[0] : 1;
   index_t const cols = rank == 0 ? 1 : tensor.shape[rank - 1];
-  index_t const head = tensor.interleaved_heads > 0 ? tensor.shape[0] / tensor.interleaved_heads : 1;
+  index_t const head =
+      tensor.interleaved_heads > 0 ? std::max<index_t>(1, tensor.shape[0] / tensor.interleaved_heads) : 1;
   detail::require(first >= 0 && count >= 0 && first <= rows && count <= rows - first, shown(), " is ",
                   describe(tensor), ": rows ", first, " to ", first + count, " are not in it");
   detail::require(rank < 2 || (first % head == 0 && count % head == 0), shown(), ": rows ", first, " to ",
@@ -87,8 +90,8 @@ RowMatrix<T> TensorFile::read_rows(Tensor const& tensor, index_t first, index_t 
   for (std::size_t at = 0; at < values; at += piece) {
     std::size_t const part_count = std::min(piece, values - at);
     Tensor part = tensor;
-    part.bytes = tensor.bytes.subspan(begin + stored_bytes(tensor.dtype, at),
-                                      stored_bytes(tensor.dtype, part_count));
+    part.bytes =
+        tensor.bytes.subspan(begin + stored_bytes(tensor.dtype, at), stored_bytes(tensor.dtype, part_count));
     std::size_t const bad =
         at + detail::decode(tensor.dtype, part.bytes.data(), part_count, matrix.data() + at);
     release(part);  // so that the file's pages and the matrix are never both in memory as a whole

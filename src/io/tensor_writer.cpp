@@ -105,8 +105,8 @@ void TensorWriter::append_values(std::string_view name, MatrixView<T const> valu
       index_t const count = std::min(piece, values.cols() - col);
       std::size_t filled = 0;
       for (index_t row = first; row < std::min(first + height, values.rows()); ++row) {
-        auto const bad = static_cast<index_t>(
-            detail::encode(dtype, values.row(row).data() + col, static_cast<std::size_t>(count), buffer.data() + filled));
+        auto const bad = static_cast<index_t>(detail::encode(
+            dtype, values.row(row).data() + col, static_cast<std::size_t>(count), buffer.data() + filled));
         if (bad != count)
           fail(Kind::numerics, "[", function_, "] tensor '", printable(name), "': the value ",
                values(row, col + bad), " at row ", row, ", column ", col + bad,

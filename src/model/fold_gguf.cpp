@@ -250,7 +250,8 @@ GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path 
         "weights alone, rounded in blocks of 32, gain little or nothing from rotations (docs/gguf.md has "
         "figures): "
         "R1 and R2 pay where activations are rounded too");
-  if (std::string note = gguf_window_note(config, row); !note.empty()) report.notes.push_back(std::move(note));
+  if (std::string note = gguf_window_note(config, row); !note.empty())
+    report.notes.push_back(std::move(note));
   std::vector<RopeTensor> const factors = rope_tensors(config);
   for (RopeTensor const& factor : factors)
     tensors.push_back({std::string(factor.name), Dtype::f32, {factor.values.cols()}});

@@ -142,16 +142,12 @@ class ConfigReader {
       auto const value = file_.number(key(cap));
       config_[cap] = value ? Json(rounded(*value)) : Json(nullptr);
     }
-    config_["query_pre_attn_scalar"] =
-        gguf_query_scalar(row_, size("block_count"), hidden, heads, head_dim);
+    config_["query_pre_attn_scalar"] = gguf_query_scalar(row_, size("block_count"), hidden, heads, head_dim);
   }
 
   void add_experts() {
     MixtureRule const& rule = family_.mixture;
-    char const* const count = rule.shared.ends_with("experts")       ? "n_routed_experts"
-                              : row_.architecture.starts_with("Mix") ? "num_local_experts"
-                                                                     : "num_experts";
-    config_[count] = size("expert_count");
+    config_[row_.experts_key] = size("expert_count");
     config_["num_experts_per_tok"] = size("expert_used_count");
     config_["norm_topk_prob"] = row_.normalized;
     if (auto const width = integer("expert_feed_forward_length")) config_["moe_intermediate_size"] = *width;
@@ -159,8 +155,10 @@ class ConfigReader {
       config_["shared_expert_intermediate_size"] = size("expert_shared_feed_forward_length");
     if (auto const shared = integer("expert_shared_count"); shared && rule.shared_gate.empty())
       config_["n_shared_experts"] = *shared;
-    if (row_.dense_layers) config_["first_k_dense_replace"] = integer("leading_dense_block_count").value_or(0);
-    if (auto const scale = file_.number(key("expert_weights_scale"))) config_["routed_scaling_factor"] = *scale;
+    if (row_.dense_layers)
+      config_["first_k_dense_replace"] = integer("leading_dense_block_count").value_or(0);
+    if (auto const scale = file_.number(key("expert_weights_scale")))
+      config_["routed_scaling_factor"] = *scale;
   }
 
   /// Null for none.

@@ -23,7 +23,8 @@ namespace dartquant::detail {
 /// What llama.cpp does otherwise than the model without a loss for short texts; empty: nothing.
 [[nodiscard]] std::string gguf_window_note(ModelConfig const& config, GgufArchitecture const& row);
 
-/// Gemma's `query_pre_attn_scalar` as llama.cpp takes it, from the sizes: 1 / sqrt(scalar) multiplies the scores.
+/// Gemma's `query_pre_attn_scalar` as llama.cpp takes it, from the sizes: 1 / sqrt(scalar) multiplies the
+/// scores.
 [[nodiscard]] std::int64_t gguf_query_scalar(GgufArchitecture const& row, std::int64_t layers,
                                              std::int64_t hidden, std::int64_t heads, std::int64_t head_dim);
 

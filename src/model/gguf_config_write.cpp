@@ -79,16 +79,16 @@ class ConfigWriter {
 
   void add_caps() {
     bool const capped = family_.config.attention_cap > 0;
-    demand((config_.attention_cap > 0) == capped && (config_.logit_cap > 0) == capped, "scores and logits must ",
-           capped ? "" : "not ", "be capped");
+    demand((config_.attention_cap > 0) == capped && (config_.logit_cap > 0) == capped,
+           "scores and logits must ", capped ? "" : "not ", "be capped");
     if (capped) {
       number("attn_logit_softcapping", config_.attention_cap);
       number("final_logit_softcapping", config_.logit_cap);
     }
     auto const scalar = static_cast<double>(
         gguf_query_scalar(row_, config_.layers, config_.hidden, config_.heads, config_.head_dim));
-    demand(std::abs(config_.attention_scale * std::sqrt(scalar) - 1) < 1e-6,
-           "query_pre_attn_scalar must be ", scalar);
+    demand(std::abs(config_.attention_scale * std::sqrt(scalar) - 1) < 1e-6, "query_pre_attn_scalar must be ",
+           scalar);
   }
 
   void add_experts() {
@@ -97,7 +97,8 @@ class ConfigWriter {
            row_.normalized ? "true" : "false");
     auto const dense = static_cast<index_t>(mixture.dense_layers.size());
     demand(dense == 0 || (row_.dense_layers && mixture.dense_layers.back() == dense - 1),
-           row_.dense_layers ? "layers without experts must be the first ones" : "every layer must have experts");
+           row_.dense_layers ? "layers without experts must be the first ones"
+                             : "every layer must have experts");
     size("expert_count", mixture.experts);
     size("expert_used_count", mixture.active);
     if (row_.name != "llama") size("expert_feed_forward_length", mixture.intermediate);

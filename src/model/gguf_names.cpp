@@ -21,6 +21,10 @@ constexpr GgufArchitecture normalized(GgufArchitecture row) {
   row.normalized = true;
   return row;
 }
+constexpr GgufArchitecture counted_by(std::string_view key, GgufArchitecture row) {
+  row.experts_key = key;
+  return row;
+}
 constexpr GgufArchitecture with_dense_layers(GgufArchitecture row) {
   row.dense_layers = true;
   return row;
@@ -33,12 +37,13 @@ constexpr GgufArchitecture without_head(GgufArchitecture row) {
 constexpr std::array known_architectures{
     GgufArchitecture{"llama", "LlamaForCausalLM", "llama", interleaved},
     GgufArchitecture{"llama", "MistralForCausalLM", "mistral", interleaved},
-    normalized({"llama", "MixtralForCausalLM", "mixtral", interleaved}),
+    counted_by("num_local_experts", normalized({"llama", "MixtralForCausalLM", "mixtral", interleaved})),
     GgufArchitecture{"qwen2", "Qwen2ForCausalLM", "qwen2", halves},
     GgufArchitecture{"qwen3", "Qwen3ForCausalLM", "qwen3", halves},
     GgufArchitecture{"qwen2moe", "Qwen2MoeForCausalLM", "qwen2_moe", halves},
     normalized({"qwen3moe", "Qwen3MoeForCausalLM", "qwen3_moe", halves}),
-    with_dense_layers({"deepseek", "DeepseekForCausalLM", "deepseek", interleaved}),
+    counted_by("n_routed_experts",
+               with_dense_layers({"deepseek", "DeepseekForCausalLM", "deepseek", interleaved})),
     GgufArchitecture{"phi3", "Phi3ForCausalLM", "phi3", halves},
     without_head({"gemma2", "Gemma2ForCausalLM", "gemma2", halves}),
     GgufArchitecture{"gemma3", "Gemma3ForCausalLM", "gemma3_text", halves},

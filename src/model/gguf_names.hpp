@@ -24,6 +24,7 @@ struct GgufArchitecture {
   bool normalized = false;    ///< llama.cpp divides the weights of the chosen experts by their sum
   bool dense_layers = false;  ///< it knows first layers without experts
   bool own_head = true;       ///< false: lm_head is always the embedding
+  std::string_view experts_key = "num_experts";  ///< how config.json calls their number
 };
 
 /// All rows. Where two have the same name and both have experts or both have none, the first one is read.

@@ -189,8 +189,8 @@ RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear
 void FoldedWeights::each_block(index_t layer, LayerLinear const& linear,
                                std::function<void(index_t, RowMatrix<double>&&)> const& use) const {
   index_t const head_dim = model_.config().head_dim;
-  index_t const rows = changes_outputs(layer, linear) ? linear.outputs
-                                                      : std::max<index_t>(1, 512 / head_dim) * head_dim;
+  index_t const rows =
+      changes_outputs(layer, linear) ? linear.outputs : std::max<index_t>(1, 512 / head_dim) * head_dim;
   for (index_t first = 0; first < linear.outputs; first += rows)
     use(first, folded_rows(layer, linear, first, std::min(rows, linear.outputs - first)));
 }
@@ -200,8 +200,8 @@ RowMatrix<double> FoldedWeights::bias(index_t layer, LayerLinear const& linear) 
   RowMatrix<double> b =
       model_.checkpoint().read_matrix<double>(linear.bias).middleCols(linear.first_row, linear.outputs);
   if (gains_ == NormGains::folded && model_.family().norm == NormKind::layer && !linear.norm.empty())
-    b +=
-        model_.checkpoint().read_matrix<double>(bias_beside(linear.norm)) * stored_rows(linear, 0, linear.outputs).transpose();
+    b += model_.checkpoint().read_matrix<double>(bias_beside(linear.norm)) *
+         stored_rows(linear, 0, linear.outputs).transpose();
   MatrixView<double> const column(b.data(), b.cols(), 1);
   turn_outputs(linear.output_side, layer, column);
   scale_outputs(layer, linear.linear, column);

@@ -62,7 +62,8 @@ TEST_CASE("a background sink hands on every value in order, copied", "[io][threa
   }
 }
 
-TEST_CASE("an error of the sink behind reaches the caller, and nothing after it is handed on", "[io][threads][bad]") {
+TEST_CASE("an error of the sink behind reaches the caller, and nothing after it is handed on",
+          "[io][threads][bad]") {
   for (int const threads : {1, 2}) {
     Record record;
     detail::BackgroundSink sink(record, threads);

@@ -37,7 +37,9 @@ TEST_CASE("a GGUF file that was written reads back, metadata and every type of t
                      {"a.i32", std::int32_t{-3}},
                      {"a.f32", 0.5f},
                      {"a.bool", true},
-                     {"a.texts", std::vector<std::string>{"one", "", "dr\xC3\xBC" "ber"}},
+                     {"a.texts", std::vector<std::string>{"one", "",
+                                                          "dr\xC3\xBC"
+                                                          "ber"}},
                      {"a.floats", std::vector<float>{1, -2}},
                      {"a.integers", std::vector<std::int32_t>{1, -2, 3}}},
                     tensors);
@@ -57,7 +59,9 @@ TEST_CASE("a GGUF file that was written reads back, metadata and every type of t
   REQUIRE(file.number("a.f32") == 0.5);
   REQUIRE(file.number("a.i32") == -3.0);
   REQUIRE(file.boolean("a.bool") == true);
-  REQUIRE(file.texts("a.texts").value() == std::vector<std::string_view>{"one", "", "dr\xC3\xBC" "ber"});
+  REQUIRE(file.texts("a.texts").value() == std::vector<std::string_view>{"one", "",
+                                                                         "dr\xC3\xBC"
+                                                                         "ber"});
   REQUIRE(file.numbers("a.floats").value() == std::vector<float>{1, -2});
   REQUIRE(file.integers("a.integers").value() == std::vector<std::int32_t>{1, -2, 3});
   REQUIRE(!file.integer("absent"));
@@ -105,7 +109,8 @@ TEST_CASE("rows of interleaved heads come back in the order of the model") {
   REQUIRE_INVALID(file.read_rows<float>(weight, 4, 8), "rows 4 to 12 are not in it");
   weight.interleaved_heads = 0;
   weight.added = 2;
-  REQUIRE(file.read_rows<double>(weight, 3, 2) == RowMatrix<double>(stored.middleRows(3, 2).cast<double>().array() - 2));
+  REQUIRE(file.read_rows<double>(weight, 3, 2) ==
+          RowMatrix<double>(stored.middleRows(3, 2).cast<double>().array() - 2));
 }
 
 TEST_CASE("a renamed GGUF file keeps its data, and refuses a name twice") {

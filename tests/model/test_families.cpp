@@ -152,7 +152,8 @@ TEST_CASE("packed folders of every family compute what the same rounding compute
       forward.quantization = options.quantization;
       RowMatrix<float> const in_memory = logits(cpu, sample.model, sample.ids, forward);
       CHECK(relative_difference(in_memory, sample.logits) > 1e-3);
-      CHECK(relative_difference(logits(cpu, Model::open(folder, Weights::any), sample.ids), in_memory) < 1e-4);
+      CHECK(relative_difference(logits(cpu, Model::open(folder, Weights::any), sample.ids), in_memory) <
+            1e-4);
     }
 }
 
@@ -212,7 +213,8 @@ TEST_CASE("every family that llama.cpp runs keeps its logits in a GGUF file", "[
     RowMatrix<float> const expected = logits(cpu, model, sample.ids);
     CHECK(relative_difference(logits(cpu, read, sample.ids), expected) < 1e-4);
     static_cast<void>(fold(cpu, read, {}, scratch / (name + " again"), {.rotations = {}}));
-    CHECK(relative_difference(logits(cpu, Model::open(scratch / (name + " again")), sample.ids), expected) < 1e-4);
+    CHECK(relative_difference(logits(cpu, Model::open(scratch / (name + " again")), sample.ids), expected) <
+          1e-4);
   }
 }
 
@@ -226,11 +228,11 @@ TEST_CASE("what llama.cpp computes in another way is refused as GGUF, or said", 
   REQUIRE_ERROR(write("gemma2"), unsupported, "query_pre_attn_scalar must be 12");
   REQUIRE_ERROR(write("gemma3"), unsupported, "all layers but every sixth must have one sliding window");
   REQUIRE_ERROR(write("qwen2_moe"), unsupported, "every layer must have experts");
-  REQUIRE_ERROR(
-      write_gguf(cpu,
-                 changed_sample(scratch / "moe", "qwen3_moe", {{"\"norm_topk_prob\": true", "\"norm_topk_prob\": false"}}),
-                 {}, scratch / "moe.gguf"),
-      unsupported, "norm_topk_prob must be true");
+  REQUIRE_ERROR(write_gguf(cpu,
+                           changed_sample(scratch / "moe", "qwen3_moe",
+                                          {{"\"norm_topk_prob\": true", "\"norm_topk_prob\": false"}}),
+                           {}, scratch / "moe.gguf"),
+                unsupported, "norm_topk_prob must be true");
   CHECK(write("mistral").notes.front().find("beyond 8 tokens it attends to more") != std::string::npos);
   CHECK_FALSE(fs::exists(scratch / "opt.gguf"));
 }

@@ -46,8 +46,8 @@ class TensorWriter : public TensorSink {
   void append(std::string_view name, MatrixView<double const> values) override;
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
 
-  /// Writes through to the disk, reads the temporary file again and compares every tensor's declaration and
-  /// checksum, several tensors at a time. InvalidArgument when a tensor is incomplete, Error(io) when what was read differs.
+  /// Writes through to the disk, reads the temporary file again, several tensors at a time, and compares each
+  /// one's declaration and checksum. InvalidArgument for an incomplete tensor, Error(io) where it differs.
   void verify(int threads = 1);
   /// `verify`, then gives the file its name.
   void commit();
