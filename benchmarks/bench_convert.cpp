@@ -2,9 +2,11 @@
 // Converting a checkpoint: peak memory and speed beside a plain copy of the same files in the same run.
 //   bench_convert FOLDER [hidden intermediate layers vocabulary threads]
 // FOLDER is made, filled (2 GB with the default sizes: 2048 5632 16 32000) and removed. Every job runs in a
-// process of its own, three times for the median (the last one once). Jobs: copy (read, write, fsync); the
-// same weights in another type; gains folded, type kept; R1 and R2 folded, with the FP64 products that this
-// needs at the speed of one large product measured here; 4-bit native.
+// process of its own, three times for the median (the last one once), and finds its input on the disk, not in
+// the system's cache. Jobs: copy (read, write, fsync); the same weights in another type; gains folded, type
+// kept; GGUF; 4-bit native; R1 and R2 folded, with the FP64 products that this needs at the speed of one
+// large product measured here.
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -73,6 +76,17 @@ void write_checkpoint(fs::path const& folder, Sizes const& sizes) {
     }
   }
   writer.commit();
+}
+
+/// Takes the files out of the system's cache.
+void forget_files(fs::path const& folder) {
+  for (fs::directory_entry const& entry : fs::directory_iterator(folder)) {
+    int const file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    ::fdatasync(file);
+    if (file < 0 || ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) != 0)
+      throw std::runtime_error(entry.path().string() + " stays in the system's cache");
+    ::close(file);
+  }
 }
 
 void copy_checkpoint(fs::path const& from, fs::path const& to) {
@@ -147,6 +161,7 @@ int main(int count, char** arguments) try {
   auto const job = [&](char const* name, std::function<void(fs::path const&)> const& run, int runs = 3) {
     std::vector<Measured> measured;
     for (int i = 0; i < runs; ++i) {
+      forget_files(root / "in");
       measured.push_back(in_child([&] { run(root / name); }));
       fs::remove_all(root / name);
     }
@@ -168,6 +183,16 @@ int main(int count, char** arguments) try {
   Rotations const none;
   print("gains folded, bf16", job("gains", folded({}, std::nullopt, none)), bytes, copy_speed);
   print("gains folded, to f16", job("f16", folded({}, Dtype::f16, none)), bytes, copy_speed);
+  print("GGUF, f16",
+        job("model.gguf",
+            [&](fs::path const& to) {
+              FoldOptions options;
+              options.rotations = {};
+              options.dtype = Dtype::f16;
+              options.format = FoldFormat::gguf;
+              static_cast<void>(fold(cpu, model, none, to, options));
+            }),
+        bytes, copy_speed);
   print("4-bit native, groups of 128",
         job("native",
             [&](fs::path const& to) {

@@ -10,21 +10,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/avx2_base.hpp"
 #include "cpu/kernel_table.hpp"
-
-#define DARTQUANT_INLINE inline __attribute__((always_inline))
 
 namespace dartquant::cpu {
 namespace {
-
-constexpr std::int64_t lanes = 8;
-
-DARTQUANT_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-/// The first min(count, 8) lanes.
-DARTQUANT_INLINE __m256i mask8(std::int64_t count) {
-  __m256i const lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(smaller(count, lanes))), lane);
-}
 
 // ---- Walsh-Hadamard -----------------------------------------------------------------------------------
 

@@ -10,38 +10,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/avx2_hadamard.hpp"
+#include "cpu/avx2_base.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
 namespace {
-
-constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-
-DARTQUANT_INLINE std::size_t bytes_of(std::int64_t count, std::size_t size) {
-  return static_cast<std::size_t>(count) * size;
-}
-DARTQUANT_INLINE __m128i load128(void const* x) { return _mm_loadu_si128(static_cast<__m128i const*>(x)); }
-DARTQUANT_INLINE __m256i load256(void const* x) { return _mm256_loadu_si256(static_cast<__m256i const*>(x)); }
-DARTQUANT_INLINE void store128(void* x, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(x), v); }
-DARTQUANT_INLINE void store256(void* x, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(x), v); }
-
-DARTQUANT_INLINE __m256 float_of_16(Type type, __m128i bits) {
-  return type == Type::float16 ? _mm256_cvtph_ps(bits)
-                               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-
-/// bfloat16 to nearest even; NaN stays NaN, its upper payload kept.
-DARTQUANT_INLINE __m128i bfloat16_of_float(__m256 x) {
-  __m256i const bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
-  __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-  __m256i const rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd), 16);
-  __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-  __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  __m256i const chosen = _mm256_blendv_epi8(rounded, quiet, nan);
-  return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));
-}
 
 template <Type type, class Ask>
 void load_16bit(std::uint16_t const* x, float* y, std::int64_t count, Ask& ask) {

@@ -30,6 +30,33 @@ int nibble_at(std::uint8_t const* row, std::int64_t j, int flip) {
   return (j % 2 == 0 ? uint4_even(row[j / 2]) : uint4_odd(row[j / 2])) ^ flip;
 }
 
+/// Eight nibbles a b c d e f g h, from the lowest up, as a e b f c g d h: a line's bytes hold channels 4
+/// apart.
+std::uint32_t interleaved(std::uint32_t nibbles) {
+  auto const spread = [](std::uint32_t x) {
+    x = (x | x << 8) & 0x00FF00FF;
+    return (x | x << 4) & 0x0F0F0F0F;
+  };
+  return spread(nibbles & 0xFFFF) | spread(nibbles >> 16) << 4;
+}
+/// The inverse.
+std::uint32_t in_order(std::uint32_t nibbles) {
+  auto const gathered = [](std::uint32_t x) {
+    x = (x | x >> 4) & 0x00FF00FF;
+    return (x | x >> 8) & 0xFFFF;
+  };
+  return gathered(nibbles & 0x0F0F0F0F) | gathered(nibbles >> 4 & 0x0F0F0F0F) << 16;
+}
+std::int32_t sum_of(std::uint32_t nibbles) {
+  std::uint32_t const pairs = (nibbles & 0x0F0F0F0F) + (nibbles >> 4 & 0x0F0F0F0F);
+  return static_cast<std::int32_t>(pairs * 0x01010101 >> 24);
+}
+std::uint32_t load_word(std::uint8_t const* bytes) {
+  std::uint32_t word;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
+
 /// A walk over the groups of a panel.
 struct Cell {
   std::int64_t panel, group, first, channels;  ///< the group's first input channel and how many it has
@@ -68,7 +95,15 @@ void pack_group(dartquant_weights const& w, PackedShape const& s, dartquant_quan
       sum += n - zero;
       return n;
     };
-    for (std::int64_t line = 0; line < cell.lines; ++line)
+    std::int64_t const whole = real ? cell.channels / line_channels : 0;  // lines, eight channels at once
+    for (std::int64_t line = 0; line < whole; ++line) {
+      std::uint32_t const nibbles =
+          load_word(row + (cell.first + line * line_channels) / 2) ^ (symmetric ? 0x88888888u : 0u);
+      sum += sum_of(nibbles) - 8 * zero;
+      std::uint32_t const word = interleaved(nibbles);
+      std::memcpy(lines + line * line_bytes + 4 * c, &word, sizeof word);
+    }
+    for (std::int64_t line = whole; line < cell.lines; ++line)
       for (std::int64_t t = 0; t < 4; ++t) {
         int const low = nibble(line * line_channels + t), high = nibble(line * line_channels + 4 + t);
         lines[line * line_bytes + 4 * c + t] = pack_int4(low, high);
@@ -89,7 +124,13 @@ void unpack_group(dartquant_weights const& w, PackedShape const& s, std::uint8_t
   for (std::int64_t c = 0; c < panel_cols && cell.panel * panel_cols + c < w.out; ++c) {
     std::int64_t const out = cell.panel * panel_cols + c;
     auto* const row = static_cast<std::uint8_t*>(q.levels) + out * q.level_stride;
-    for (std::int64_t j = 0; j < cell.channels; ++j) {
+    std::int64_t const whole = cell.channels / line_channels;
+    for (std::int64_t line = 0; line < whole; ++line) {
+      std::uint32_t const word =
+          in_order(load_word(lines + line * line_bytes + 4 * c)) ^ (symmetric ? 0x88888888u : 0u);
+      std::memcpy(row + (cell.first + line * line_channels) / 2, &word, sizeof word);
+    }
+    for (std::int64_t j = whole * line_channels; j < cell.channels; ++j) {
       std::uint8_t const byte = lines[j / line_channels * line_bytes + 4 * c + j % 4];
       int const level = (j % line_channels < 4 ? uint4_even(byte) : uint4_odd(byte)) ^ flip;
       std::uint8_t& to = row[(cell.first + j) / 2];

@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -23,8 +25,8 @@ using Kind = Error::Kind;
 using detail::fail;
 using detail::reason;
 
-/// How many bytes wait for the disk at most.
-constexpr std::uint64_t written_behind = std::uint64_t{32} << 20;
+/// How many bytes make a round.
+constexpr std::uint64_t round_bytes = std::uint64_t{32} << 20;
 
 [[noreturn]] void write_failed(std::filesystem::path const& path, int error, std::uint64_t missing) {
   if (error == ENOSPC || error == EDQUOT) {
@@ -62,21 +64,6 @@ int open_temporary(std::filesystem::path const& path, std::filesystem::path cons
   fail(Kind::io, "[AtomicFile] ", path.string(), ": cannot be created: ", reason(error));
 }
 
-/// Lets the disk write while the next bytes are made, instead of all at once in `sync`: waits for what was
-/// started before, gives its pages back and starts the rest. False where the disk says that it failed; where
-/// the system has no such call nothing is lost but time.
-bool write_behind(int file) {
-#ifdef SYNC_FILE_RANGE_WRITE
-  if (::sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) != 0)
-    return errno != EIO && errno != ENOSPC && errno != EDQUOT;
-  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
-  static_cast<void>(::sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WRITE));
-#else
-  static_cast<void>(file);
-#endif
-  return true;
-}
-
 void sync_folder(std::filesystem::path const& path) {
   detail::Descriptor const folder(
       ::open(detail::folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -86,8 +73,17 @@ void sync_folder(std::filesystem::path const& path) {
 
 }  // namespace
 
+struct AtomicFile::Counters {
+  std::atomic<std::uint64_t> size{0};
+  std::atomic<std::uint64_t> waiting{0};  ///< bytes since the last round
+  std::atomic<std::uint64_t> started{0}, done{0};
+  std::mutex one_round_at_a_time{};
+};
+
 AtomicFile::AtomicFile(std::filesystem::path const& path, std::uint64_t expected_bytes)
-    : path_(path), temporary_(path.string() + ".tmp." + std::to_string(::getpid())) {
+    : path_(path),
+      temporary_(path.string() + ".tmp." + std::to_string(::getpid())),
+      counters_(std::make_unique<Counters>()) {
   if (!path.has_filename()) fail(Kind::io, "[AtomicFile] '", path.string(), "' names no file");
   descriptor_ = open_temporary(path_, temporary_);
   if (expected_bytes == 0) return;
@@ -106,17 +102,15 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::move(other.temporary_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
-      size_(other.size_),
       reserved_(other.reserved_),
-      waiting_(other.waiting_) {}
+      counters_(std::move(other.counters_)) {}
 
 AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(temporary_, other.temporary_);
   std::swap(descriptor_, other.descriptor_);
-  std::swap(size_, other.size_);
   std::swap(reserved_, other.reserved_);
-  std::swap(waiting_, other.waiting_);
+  std::swap(counters_, other.counters_);
   return *this;
 }
 
@@ -126,6 +120,12 @@ void AtomicFile::discard() noexcept {
   if (descriptor_ < 0) return;
   ::unlink(temporary_.c_str());
   ::close(std::exchange(descriptor_, -1));
+}
+
+void AtomicFile::write(std::span<std::byte const> bytes) {
+  std::uint64_t const rounds = rounds_done();
+  write_at(size(), bytes);
+  if (rounds_done() != rounds) forget(0, size());
 }
 
 void AtomicFile::write_at(std::uint64_t offset, std::span<std::byte const> bytes) {
@@ -141,18 +141,52 @@ void AtomicFile::write_at(std::uint64_t offset, std::span<std::byte const> bytes
     offset += static_cast<std::uint64_t>(done);
     bytes = bytes.subspan(static_cast<std::size_t>(done));
   }
-  size_ = std::max(size_, end);
-  waiting_ += given;
-  if (waiting_ < written_behind) return;
-  waiting_ = 0;
-  if (!write_behind(descriptor_)) write_failed(path_, errno, std::max(end, reserved_) - end);
+  std::atomic<std::uint64_t>& size = counters_->size;
+  for (std::uint64_t before = size; before < end && !size.compare_exchange_weak(before, end);) continue;
+  if (counters_->waiting.fetch_add(given) + given < round_bytes) return;
+  counters_->waiting = 0;
+  write_behind(std::max(end, reserved_) - end);
+}
+
+std::uint64_t AtomicFile::size() const noexcept { return counters_->size; }
+std::uint64_t AtomicFile::round() const noexcept { return counters_->started; }
+std::uint64_t AtomicFile::rounds_done() const noexcept { return counters_->done; }
+
+/// Waits for what the last round started, and starts to write the rest.
+void AtomicFile::write_behind(std::uint64_t missing) {
+#ifdef SYNC_FILE_RANGE_WRITE
+  std::lock_guard const lock(counters_->one_round_at_a_time);
+  ++counters_->started;
+  if (::sync_file_range(descriptor_, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) != 0) {
+    if (errno == EIO || errno == ENOSPC || errno == EDQUOT) write_failed(path_, errno, missing);
+    return;  // not on this file system: nothing is lost but time
+  }
+  if (::sync_file_range(descriptor_, 0, 0, SYNC_FILE_RANGE_WRITE) == 0) ++counters_->done;
+#else
+  static_cast<void>(missing);
+#endif
+}
+
+void AtomicFile::forget(std::uint64_t offset, std::uint64_t length) const noexcept {
+  static auto const page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  std::uint64_t const begin = offset / page * page, end = (offset + length + page - 1) / page * page;
+  ::posix_fadvise(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
+                  POSIX_FADV_DONTNEED);
+}
+
+void AtomicFile::read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
+  if (std::string const wrong = detail::read_at(descriptor_, offset, bytes); !wrong.empty())
+    fail(Kind::io, "[AtomicFile] ", path_.string(), ": cannot be read back: ", wrong);
+}
+
+void AtomicFile::expect_reads(std::uint64_t offset, std::uint64_t length) const noexcept {
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(length), POSIX_FADV_WILLNEED);
 }
 
 void AtomicFile::sync() {
   if (descriptor_ < 0) fail(Kind::io, "[AtomicFile] ", path_.string(), ": finished already");
-  if (::ftruncate(descriptor_, static_cast<off_t>(size_)) != 0 || ::fsync(descriptor_) != 0)
+  if (::ftruncate(descriptor_, static_cast<off_t>(size())) != 0 || ::fsync(descriptor_) != 0)
     write_failed(path_, errno, 0);
-  ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 void AtomicFile::commit() {

@@ -112,9 +112,11 @@ CheckpointWriter::CheckpointWriter(fs::path const& folder, std::vector<TensorInf
   folder_ = std::make_unique<OutputFolder>(folder);
   refuse_other_checkpoint(folder, files_);
   shards_.reserve(shards.size());
-  for (std::size_t shard = 0; shard < shards.size(); ++shard)
+  for (std::size_t shard = 0; shard < shards.size(); ++shard) {
     shards_.emplace_back(folder / files_[shard], std::move(shards[shard]), options.metadata,
                          options.data_alignment);
+    if (options.threads > 1) shards_.back().read_back_meanwhile();
+  }
 }
 
 CheckpointWriter::~CheckpointWriter() {
@@ -135,6 +137,12 @@ void CheckpointWriter::append(std::string_view name, MatrixView<double const> va
 }
 void CheckpointWriter::append_bytes(std::string_view name, std::span<std::byte const> bytes) {
   writer(name).append_bytes(name, bytes);
+}
+void CheckpointWriter::write_rows(std::string_view name, index_t first, MatrixView<float const> values) {
+  writer(name).write_rows(name, first, values);
+}
+void CheckpointWriter::write_rows(std::string_view name, index_t first, MatrixView<double const> values) {
+  writer(name).write_rows(name, first, values);
 }
 
 void CheckpointWriter::commit() {

@@ -10,16 +10,9 @@
 
 namespace dartquant::detail {
 
-/// XXH64 of a stream of bytes, the same for every way of cutting it into pieces. It finds damage (flipped
-/// bits, zeroed or exchanged blocks), not forgery.
-class Checksum {
- public:
-  Checksum() noexcept { XXH64_reset(&state_, 0); }
-  void add(std::span<std::byte const> bytes) noexcept { XXH64_update(&state_, bytes.data(), bytes.size()); }
-  [[nodiscard]] std::uint64_t value() const noexcept { return XXH64_digest(&state_); }
-
- private:
-  XXH64_state_t state_;
-};
+/// XXH3 of 64 bits. It finds damage (flipped bits, zeroed or exchanged blocks), not forgery.
+[[nodiscard]] inline std::uint64_t checksum(std::span<std::byte const> bytes) noexcept {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
 
 }  // namespace dartquant::detail

@@ -54,19 +54,17 @@ MappedFile::~MappedFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
+void MappedFile::read_at(std::size_t offset, std::span<std::byte> into) const {
+  if (std::string const wrong = detail::read_at(descriptor_, offset, into); !wrong.empty())
+    detail::fail(Kind::io, "[MappedFile] ", path_.string(), ": cannot be read: ", wrong);
+}
+
 void MappedFile::release(std::size_t offset, std::size_t length) const noexcept {
   if (offset >= size_ || length == 0) return;
   auto const page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   std::size_t const begin = offset / page * page;
   std::size_t const end = offset + std::min(length, size_ - offset);
   ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
-}
-
-void MappedFile::forget(std::size_t offset, std::size_t length) const noexcept {
-  if (offset >= size_ || length == 0) return;
-  release(offset, length);
-  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(std::min(length, size_ - offset)),
-                  POSIX_FADV_DONTNEED);
 }
 
 void MappedFile::check_unchanged() const {

@@ -58,6 +58,18 @@ std::string printable(std::string_view text) {
   return out;
 }
 
+std::string read_at(int file, std::uint64_t offset, std::span<std::byte> into) {
+  while (!into.empty()) {
+    ssize_t const got = ::pread(file, into.data(), into.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return reason(errno);
+    if (got == 0) return "it ends too early";
+    offset += static_cast<std::uint64_t>(got);
+    into = into.subspan(static_cast<std::size_t>(got));
+  }
+  return {};
+}
+
 std::pair<Descriptor, struct stat> open_to_read(std::filesystem::path const& path, char const* function) {
   // Without O_NONBLOCK opening a named pipe would wait for a writer.
   Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));

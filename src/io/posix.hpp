@@ -3,7 +3,10 @@
 
 #include <sys/stat.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,6 +38,10 @@ class Descriptor {
 
 /// Text from a file as it may stand in a sentence: control characters as \xNN, cut after 160 bytes.
 [[nodiscard]] std::string printable(std::string_view text);
+
+/// Reads [offset, offset + into.size()) of a file; returns what is wrong, or nothing: the text of an error of
+/// the system, or that the file ends too early.
+[[nodiscard]] std::string read_at(int file, std::uint64_t offset, std::span<std::byte> into);
 
 /// Opens a regular file for reading and returns its status. Error(io) that starts with `[function] ` when it
 /// is missing, a folder, something else than a file, or unreadable.

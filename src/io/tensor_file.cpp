@@ -2,6 +2,7 @@
 #include <dartquant/io/tensor_file.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <utility>
 
@@ -84,18 +85,17 @@ RowMatrix<T> TensorFile::read_rows(Tensor const& tensor, index_t first, index_t 
     fail(Kind::memory, shown(), " needs ", count, " x ", cols, " x ", sizeof(T),
          " bytes, and there is no room for them");
   }
-  constexpr std::size_t piece = std::size_t{1} << 20;  // a multiple of every block
+  constexpr std::size_t piece = std::size_t{1} << 16;  // a multiple of every block
   auto const values = static_cast<std::size_t>(matrix.size());
-  std::size_t const begin = stored_bytes(tensor.dtype, static_cast<std::size_t>(first * cols));
+  std::uint64_t const begin =
+      offset_of(tensor) + stored_bytes(tensor.dtype, static_cast<std::size_t>(first * cols));
+  auto const buffer =
+      std::make_unique_for_overwrite<std::byte[]>(stored_bytes(tensor.dtype, std::min(piece, values)));
   for (std::size_t at = 0; at < values; at += piece) {
-    std::size_t const part_count = std::min(piece, values - at);
-    Tensor part = tensor;
-    part.bytes =
-        tensor.bytes.subspan(begin + stored_bytes(tensor.dtype, at), stored_bytes(tensor.dtype, part_count));
-    std::size_t const bad =
-        at + detail::decode(tensor.dtype, part.bytes.data(), part_count, matrix.data() + at);
-    release(part);  // so that the file's pages and the matrix are never both in memory as a whole
-    if (bad != at + part_count && non_finite == NonFinite::refuse)
+    std::size_t const part = std::min(piece, values - at);
+    map_.read_at(begin + stored_bytes(tensor.dtype, at), {buffer.get(), stored_bytes(tensor.dtype, part)});
+    std::size_t const bad = at + detail::decode(tensor.dtype, buffer.get(), part, matrix.data() + at);
+    if (bad != at + part && non_finite == NonFinite::refuse)
       fail(Kind::format, shown(), " holds a value that is not finite (", matrix.data()[bad], ") at row ",
            first + static_cast<index_t>(bad) / cols, ", column ", static_cast<index_t>(bad) % cols,
            "; the weights are damaged");
@@ -111,11 +111,7 @@ template RowMatrix<float> TensorFile::read_rows(Tensor const&, index_t, index_t,
 template RowMatrix<double> TensorFile::read_rows(Tensor const&, index_t, index_t, NonFinite) const;
 
 void TensorFile::release(Tensor const& tensor) const noexcept {
-  map_.release(static_cast<std::size_t>(tensor.bytes.data() - map_.bytes().data()), tensor.bytes.size());
-}
-
-void TensorFile::forget(Tensor const& tensor) const noexcept {
-  map_.forget(static_cast<std::size_t>(tensor.bytes.data() - map_.bytes().data()), tensor.bytes.size());
+  map_.release(static_cast<std::size_t>(offset_of(tensor)), tensor.bytes.size());
 }
 
 }  // namespace dartquant

@@ -13,6 +13,8 @@
 #include <dartquant/kernels.h>
 #include <dartquant/core/half.hpp>
 
+#include "cpu/values.hpp"
+
 namespace dartquant::detail {
 namespace {
 
@@ -46,7 +48,8 @@ std::size_t decode_all(std::byte const* bytes, std::size_t count, To* out) {
     finite &= is_finite(out[i]);
   }
   if (finite) return count;
-  return static_cast<std::size_t>(std::find_if_not(out, out + count, [](To x) { return is_finite(x); }) - out);
+  return static_cast<std::size_t>(std::find_if_not(out, out + count, [](To x) { return is_finite(x); }) -
+                                  out);
 }
 
 int level_of(dartquant_block_q8_0 const& block, std::size_t i) { return block.qs[i]; }
@@ -110,30 +113,74 @@ std::size_t encode_all(From const* values, std::size_t count, std::byte* out) {
   return count;
 }
 
-dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q8_0* block) {
-  return dartquant_quantize_q8_0(&x, block, 1, 0, 1);
+dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q8_0* blocks) {
+  return dartquant_quantize_q8_0(&x, blocks, x.cols / std::int64_t{block_size}, 0, 1);
 }
-dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q4_0* block) {
-  return dartquant_quantize_q4_0(&x, block, 1, 0, 1);
+dartquant_status quantize(dartquant_matrix const& x, dartquant_block_q4_0* blocks) {
+  return dartquant_quantize_q4_0(&x, blocks, x.cols / std::int64_t{block_size}, 0, 1);
+}
+
+/// Quantizes whole blocks; false where one of them cannot be.
+template <class Block, class From>
+bool quantize_all(From const* values, std::size_t count, Block* blocks) {
+  std::array<float, 4096> x;
+  for (std::size_t i = 0; i < count; ++i) x[i] = static_cast<float>(values[i]);
+  auto const width = static_cast<std::int64_t>(count);
+  return quantize({x.data(), dartquant_float32, 1, width, width}, blocks) == 0;
 }
 
 template <class Block, class From>
 std::size_t encode_blocks(From const* values, std::size_t count, std::byte* out) {
-  for (std::size_t b = 0; b < count / block_size; ++b) {
-    std::array<float, block_size> x;
-    for (std::size_t i = 0; i < block_size; ++i) x[i] = static_cast<float>(values[b * block_size + i]);
-    Block block;
-    auto const width = static_cast<std::int64_t>(block_size);
-    if (quantize({x.data(), dartquant_float32, 1, width, width}, &block) != 0) return b * block_size;
-    std::memcpy(out + b * sizeof(Block), &block, sizeof(Block));
+  constexpr std::size_t piece = 4096;
+  std::array<Block, piece / block_size> blocks;
+  for (std::size_t first = 0; first < count; first += piece) {
+    std::size_t const part = std::min(piece, count - first);
+    if (!quantize_all(values + first, part, blocks.data()))
+      for (std::size_t at = first; at < first + part; at += block_size)
+        if (!quantize_all(values + at, block_size, blocks.data())) return at;
+    std::memcpy(out + first / block_size * sizeof(Block), blocks.data(), part / block_size * sizeof(Block));
   }
   return count;
+}
+
+/// The type as the kernels call it, where they take it.
+std::optional<cpu::Type> kernel_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return cpu::Type::float32;
+    case Dtype::f16:
+      return cpu::Type::float16;
+    case Dtype::bf16:
+      return cpu::Type::bfloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+/// The kernels of a conversion, where this machine has any.
+cpu::ValueKernels const* kernels_for(Dtype dtype) {
+  return kernel_type(dtype) ? cpu::value_kernels() : nullptr;
+}
+
+template <class T>
+bool all_decoded(cpu::ValueKernels const& kernels, Dtype dtype, std::byte const* bytes, std::size_t count,
+                 T* out) {
+  auto const n = static_cast<std::int64_t>(count);
+  if constexpr (std::is_same_v<T, float>) return kernels.decode_float(*kernel_type(dtype), bytes, n, out);
+  else return kernels.decode_double(*kernel_type(dtype), bytes, n, out);
+}
+template <class T>
+bool all_encoded(cpu::ValueKernels const& kernels, Dtype dtype, T const* values, std::size_t count,
+                 std::byte* out) {
+  auto const n = static_cast<std::int64_t>(count);
+  if constexpr (std::is_same_v<T, float>) return kernels.encode_float(*kernel_type(dtype), values, n, out);
+  else return kernels.encode_double(*kernel_type(dtype), values, n, out);
 }
 
 }  // namespace
 
 template <class T>
-std::size_t decode(Dtype dtype, std::byte const* bytes, std::size_t count, T* out) {
+std::size_t decode_plainly(Dtype dtype, std::byte const* bytes, std::size_t count, T* out) {
   switch (dtype) {
     case Dtype::f64:
       return decode_all<double>(bytes, count, out);
@@ -149,11 +196,20 @@ std::size_t decode(Dtype dtype, std::byte const* bytes, std::size_t count, T* ou
       return decode_all<BFloat16>(bytes, count, out);  // callers let no other type through
   }
 }
+template std::size_t decode_plainly(Dtype, std::byte const*, std::size_t, float*);
+template std::size_t decode_plainly(Dtype, std::byte const*, std::size_t, double*);
+
+template <class T>
+std::size_t decode(Dtype dtype, std::byte const* bytes, std::size_t count, T* out) {
+  cpu::ValueKernels const* const kernels = kernels_for(dtype);
+  if (kernels != nullptr && all_decoded(*kernels, dtype, bytes, count, out)) return count;
+  return decode_plainly(dtype, bytes, count, out);  // which says where a value is not finite
+}
 template std::size_t decode(Dtype, std::byte const*, std::size_t, float*);
 template std::size_t decode(Dtype, std::byte const*, std::size_t, double*);
 
 template <class T>
-std::size_t encode(Dtype dtype, T const* values, std::size_t count, std::byte* out) {
+std::size_t encode_plainly(Dtype dtype, T const* values, std::size_t count, std::byte* out) {
   switch (dtype) {
     case Dtype::f64:
       return encode_all<double>(values, count, out);
@@ -168,6 +224,15 @@ std::size_t encode(Dtype dtype, T const* values, std::size_t count, std::byte* o
     default:
       return encode_all<BFloat16>(values, count, out);  // callers let no other type through
   }
+}
+template std::size_t encode_plainly(Dtype, float const*, std::size_t, std::byte*);
+template std::size_t encode_plainly(Dtype, double const*, std::size_t, std::byte*);
+
+template <class T>
+std::size_t encode(Dtype dtype, T const* values, std::size_t count, std::byte* out) {
+  cpu::ValueKernels const* const kernels = kernels_for(dtype);
+  if (kernels != nullptr && all_encoded(*kernels, dtype, values, count, out)) return count;
+  return encode_plainly(dtype, values, count, out);
 }
 template std::size_t encode(Dtype, float const*, std::size_t, std::byte*);
 template std::size_t encode(Dtype, double const*, std::size_t, std::byte*);

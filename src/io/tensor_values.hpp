@@ -19,6 +19,12 @@ template <class T>
 template <class T>
 [[nodiscard]] std::size_t encode(Dtype dtype, T const* values, std::size_t count, std::byte* out);
 
+/// The same by plain loops: what the kernels of the machine are checked against.
+template <class T>
+[[nodiscard]] std::size_t decode_plainly(Dtype dtype, std::byte const* bytes, std::size_t count, T* out);
+template <class T>
+[[nodiscard]] std::size_t encode_plainly(Dtype dtype, T const* values, std::size_t count, std::byte* out);
+
 /// Bytes that `shape` elements of `dtype` take, or nothing when the product overflows 64 bits, is no whole
 /// number of bytes, or a row is no whole number of blocks.
 [[nodiscard]] std::optional<std::uint64_t> checked_byte_size(Dtype dtype,

@@ -34,19 +34,21 @@ std::optional<std::size_t> LayerWeights::find(Linear linear, index_t block) cons
   return static_cast<std::size_t>(found - linears.begin());
 }
 
-LayerWeights load_layer(FoldedWeights const& folded, index_t layer) {
+LayerWeights load_layer(FoldedWeights const& folded, index_t layer, bool quantized_maps) {
   Model const& model = folded.model();
   Family const& family = model.family();
   LayerWeights result;
   result.linears = folded.linears(layer);
   for (LayerLinear const& linear : result.linears) {
     LinearWeights& map = result.maps.emplace_back();
-    if (folded.identity(linear)) {
+    if (linear.quantized() && !quantized_maps) {
+      // left to the caller
+    } else if (folded.identity(linear)) {
       map.weight = model.checkpoint().read_matrix<float>(linear.weight);
     } else {
       map.weight.resize(linear.outputs, linear.inputs);
-      folded.each_block(layer, linear, [&](index_t first, RowMatrix<double>&& rows) {
-        map.weight.middleRows(first, rows.rows()) = rows.cast<float>();
+      folded.each_block(layer, linear, [&](index_t first, MatrixView<double const> rows) {
+        map.weight.middleRows(first, rows.rows()) = as_eigen(rows).cast<float>();
       });
     }
     RowMatrix<double> bias = folded.bias(layer, linear);

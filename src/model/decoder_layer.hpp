@@ -38,8 +38,8 @@ struct LayerWeights {
   [[nodiscard]] std::optional<std::size_t> find(Linear linear, index_t block = 0) const;
 };
 
-/// Not rounded yet.
-[[nodiscard]] LayerWeights load_layer(FoldedWeights const& folded, index_t layer);
+/// Not rounded yet; the weights of maps that are quantized stay empty unless asked for.
+[[nodiscard]] LayerWeights load_layer(FoldedWeights const& folded, index_t layer, bool quantized_maps = true);
 
 /// The input of linear maps [tokens, in]: floats, or for integer products levels and scales.
 using LinearInput = std::variant<MatrixView<float const>, Int4Matrix, Int8Matrix>;

@@ -12,7 +12,6 @@
 #include <dartquant/io/checkpoint.hpp>
 #include <dartquant/model/forward.hpp>
 
-#include "io/background_sink.hpp"
 #include "model/fold_folder.hpp"
 #include "model/fold_gguf.hpp"
 #include "model/layer_parts.hpp"
@@ -33,9 +32,14 @@ using detail::RoundedLayers;
 /// Writes the tensors of one model, one at a time.
 class FoldWriter {
  public:
-  FoldWriter(FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
-             detail::BackgroundSink& writer)
-      : weights_(weights), rounded_(rounded), options_(options), writer_(writer), others_(weights, writer) {}
+  FoldWriter(Cpu const& cpu, FoldedWeights const& weights, RoundedLayers& rounded, FoldOptions const& options,
+             TensorSink& writer)
+      : cpu_(cpu),
+        weights_(weights),
+        rounded_(rounded),
+        options_(options),
+        writer_(writer),
+        others_(weights, writer) {}
 
   void write() {
     index_t const layers = weights_.model().config().layers;
@@ -57,10 +61,10 @@ class FoldWriter {
     for (std::size_t i = 0; i < linears.size(); ++i) {
       detail::LayerLinear const& linear = linears[i];
       if (!rounded.maps.empty() && linear.quantized()) {
-        writer_.append(linear.weight, MatrixView<float const>(rounded.maps[i].weight));
+        write_rounded(linear, rounded.maps[i].weight);
       } else {
-        weights_.each_block(layer, linear, [&](index_t, RowMatrix<double>&& rows) {
-          writer_.append(linear.weight, std::move(rows));
+        weights_.each_block(layer, linear, [&](index_t first, MatrixView<double const> rows) {
+          writer_.write_rows(linear.weight, linear.first_row + first, rows);
         });
       }
       RowMatrix<double> const b = weights_.bias(layer, linear);
@@ -68,10 +72,17 @@ class FoldWriter {
     }
   }
 
+  void write_rounded(detail::LayerLinear const& linear, MatrixView<float const> W) {
+    cpu_.parallel_for(W.rows(), weights_.model().config().head_dim, [&](index_t first, index_t last) {
+      writer_.write_rows(linear.weight, linear.first_row + first, W.rows(first, last - first));
+    });
+  }
+
+  Cpu const& cpu_;
   FoldedWeights const& weights_;
   RoundedLayers& rounded_;
   FoldOptions const& options_;
-  detail::BackgroundSink& writer_;
+  TensorSink& writer_;
   detail::OtherTensors others_;
 };
 
@@ -149,7 +160,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   std::unique_ptr<detail::GgufOutput> file;
   std::unique_ptr<CheckpointWriter> folder;
   if (options.format == FoldFormat::gguf) {
-    file = std::make_unique<detail::GgufOutput>(model, rotations, output, options, report);
+    file = std::make_unique<detail::GgufOutput>(model, rotations, output, options, cpu.threads(), report);
   } else {
     detail::check_output_folder(model.folder(), output);
     CheckpointWriter::Options writer_options;
@@ -165,11 +176,9 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   forward.active = options.rotations;
   forward.hessian_windows = options.hessian_windows;
   RoundedLayers rounded(cpu, weights, options.weights, forward);
-  detail::BackgroundSink background(tensors, cpu.threads());
-  FoldWriter(weights, rounded, options, background).write();
-  background.finish();
+  FoldWriter(cpu, weights, rounded, options, tensors).write();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
-  if (file) file->finish(report, cpu.threads());
+  if (file) file->finish(report);
   else
     detail::finish_folder(model,
                           {detail::output_config(model, options.dtype),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -135,36 +136,55 @@ class GgufOutput::RenamingSink final : public TensorSink {
   RenamingSink(Model const& model, GgufArchitecture const& row, GgufWriter& writer)
       : model_(model), row_(row), names_(model.family()), writer_(writer) {}
 
-  void append(std::string_view name, MatrixView<float const> values) override { put(name, values); }
-  void append(std::string_view name, MatrixView<double const> values) override { put(name, values); }
+  void append(std::string_view name, MatrixView<float const> values) override { put(name, next, values); }
+  void append(std::string_view name, MatrixView<double const> values) override { put(name, next, values); }
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override {
     writer_.append_bytes(renamed(name), bytes);
   }
+  void write_rows(std::string_view name, index_t first, MatrixView<float const> values) override {
+    put(name, first, values);
+  }
+  void write_rows(std::string_view name, index_t first, MatrixView<double const> values) override {
+    put(name, first, values);
+  }
 
  private:
+  static constexpr index_t next = -1;  ///< as the first row: the rows after those before
+
   [[nodiscard]] std::string renamed(std::string_view name) const {
     std::string gguf = names_.to_gguf(name);
     require(!gguf.empty(), "[fold] the tensor '", name, "' has no name in GGUF");
     return gguf;
   }
+  /// Where the rows of a tensor begin in that which holds all experts of a layer.
+  [[nodiscard]] index_t first_row(std::string_view name) const {
+    index_t const expert = names_.expert_of(name);
+    return expert == 0 ? 0 : expert * model_.checkpoint().tensor(name).shape[0];
+  }
   template <class T>
-  void put(std::string_view name, MatrixView<T const> values) {
+  void hand_on(std::string const& gguf, index_t first, MatrixView<T const> values) {
+    if (first == next) writer_.append(gguf, values);
+    else writer_.write_rows(gguf, first, values);
+  }
+  template <class T>
+  void put(std::string_view name, index_t first, MatrixView<T const> values) {
     if (!row_.own_head && name == model_.family().head) return;
     if (!row_.own_head && name == model_.family().final_norm) return put_final_gain();
     std::string const gguf = renamed(name);
+    index_t const at = first == next ? next : first + first_row(name);
     if (float const added = added_value(model_.family(), gguf); added != 0) {
       RowMatrix<T> const sums = (as_eigen(values).array() + static_cast<T>(added)).matrix();
-      return writer_.append(gguf, MatrixView<T const>(sums));
+      return hand_on(gguf, at, MatrixView<T const>(sums));
     }
     index_t const head_dim = model_.config().head_dim;
-    if (interleaved_heads(row_, model_.config(), gguf) == 0) return writer_.append(gguf, values);
+    if (interleaved_heads(row_, model_.config(), gguf) == 0) return hand_on(gguf, at, values);
     bool const vector = gguf.ends_with(".bias");  // [1, channels]
     MatrixView<T const> const rows = vector ? MatrixView<T const>(values.data(), values.cols(), 1) : values;
-    require(rows.rows() % head_dim == 0, "[fold] the tensor '", name, "' in pieces of ", rows.rows(),
-            " rows; whole heads of ", head_dim, " are needed");
+    require(rows.rows() % head_dim == 0 && std::max<index_t>(0, first) % head_dim == 0, "[fold] the tensor '",
+            name, "' in pieces of ", rows.rows(), " rows; whole heads of ", head_dim, " are needed");
     RowMatrix<T> stored = interleaved(rows, head_dim);
     if (vector) stored.resize(1, stored.rows());
-    writer_.append(gguf, MatrixView<T const>(stored));
+    hand_on(gguf, at, MatrixView<T const>(stored));
   }
   /// Where the head is the embedding, the gain before it cannot fold.
   void put_final_gain() {
@@ -236,7 +256,8 @@ std::vector<RopeTensor> rope_tensors(ModelConfig const& config) {
 }  // namespace
 
 GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path const& output,
-                       FoldOptions const& options, FoldReport& report) {
+                       FoldOptions const& options, int threads, FoldReport& report)
+    : threads_(threads) {
   check_output(model, output);
   GgufArchitecture const& row = gguf_architecture_of(model.config().architecture);
   ModelConfig const& config = model.config();
@@ -257,6 +278,7 @@ GgufOutput::GgufOutput(Model const& model, Rotations const& rotations, fs::path 
     tensors.push_back({std::string(factor.name), Dtype::f32, {factor.values.cols()}});
   writer_ = std::make_unique<GgufWriter>(output, metadata_of(model, row, rotations, options, dtype, report),
                                          std::move(tensors));
+  if (threads > 1) writer_->read_back_meanwhile();
   sink_ = std::make_unique<RenamingSink>(model, row, *writer_);
   for (RopeTensor const& factor : factors)
     writer_->append(factor.name, MatrixView<float const>(factor.values));
@@ -266,8 +288,8 @@ GgufOutput::~GgufOutput() = default;
 
 TensorSink& GgufOutput::tensors() { return *sink_; }
 
-void GgufOutput::finish(FoldReport& report, int threads) {
-  writer_->verify(threads);
+void GgufOutput::finish(FoldReport& report) {
+  writer_->verify(threads_);
   writer_->commit();
   report.files.push_back(writer_->path());
   report.bytes_written += fs::file_size(writer_->path());

@@ -17,16 +17,17 @@ class GgufOutput {
   /// written: not the input, and missing or an earlier output; Error(unsupported) for an architecture without
   /// a row in gguf_architectures, or a checkpoint that needs R4.
   GgufOutput(Model const& model, Rotations const& rotations, std::filesystem::path const& output,
-             FoldOptions const& options, FoldReport& report);
+             FoldOptions const& options, int threads, FoldReport& report);
   ~GgufOutput();
 
   /// Takes the tensors of the untied model under their Hugging Face names; the rows of a head together.
   [[nodiscard]] TensorSink& tensors();
   /// Verifies the file, gives it its name and fills the files and bytes of `report`.
-  void finish(FoldReport& report, int threads);
+  void finish(FoldReport& report);
 
  private:
   class RenamingSink;
+  int threads_;
   std::unique_ptr<GgufWriter> writer_;
   std::unique_ptr<RenamingSink> sink_;
 };

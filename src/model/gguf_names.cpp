@@ -151,6 +151,16 @@ std::string GgufNames::to_gguf(std::string_view name) const {
   return pair == nullptr ? std::string() : joined(block_prefix, *parts, pair->second);
 }
 
+index_t GgufNames::expert_of(std::string_view name) const {
+  auto const parts = parse(name, family_.layer_prefix);
+  std::string const prefix = sentence(family_.mixture.experts, '.');
+  index_t expert = 0;
+  if (!parts || family_.mixture.experts.empty() || !parts->part.starts_with(prefix)) return expert;
+  std::string_view const number = parts->part.substr(prefix.size());
+  std::from_chars(number.data(), number.data() + number.size(), expert);
+  return expert;
+}
+
 std::vector<std::string> GgufNames::from_gguf(std::string_view gguf, index_t experts) const {
   if (auto const* const pair = look_up(whole_, gguf, &Pair::second)) return {pair->first};
   auto const parts = parse(gguf, block_prefix);

@@ -44,6 +44,8 @@ class GgufNames {
 
   /// Empty for an unknown name.
   [[nodiscard]] std::string to_gguf(std::string_view name) const;
+  /// Which expert of its layer a tensor of the model belongs to; 0 where to none.
+  [[nodiscard]] index_t expert_of(std::string_view name) const;
   /// One name; for a tensor of experts so many; none for an unknown name.
   [[nodiscard]] std::vector<std::string> from_gguf(std::string_view gguf, index_t experts) const;
 

@@ -1,23 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/other_tensors.hpp"
 
-#include <algorithm>
-
 #include "model/layout.hpp"
 
 namespace dartquant::detail {
-namespace {
 
-constexpr index_t rows_per_block = 1024;
-
-}  // namespace
-
-template <class Rows>
-void OtherTensors::write_blocks(std::string const& name, index_t total, Rows const& rows) {
-  for (index_t first = 0; first < total; first += rows_per_block) {
-    RowMatrix<double> const block = rows(first, std::min(rows_per_block, total - first));
-    writer_.append(name, MatrixView<double const>(block));
-  }
+UseRows OtherTensors::rows_of(std::string_view name) const {
+  return [this, name = std::string(name)](index_t first, MatrixView<double const> rows) {
+    writer_.write_rows(name, first, rows);
+  };
 }
 
 void OtherTensors::write_norm(std::string const& name, NormWeights const& norm, index_t channels) {
@@ -34,12 +25,8 @@ void OtherTensors::write_norm(std::string const& name, NormWeights const& norm, 
 
 void OtherTensors::write_embeddings() {
   Family const& family = weights_.model().family();
-  ModelConfig const& config = weights_.model().config();
-  write_blocks(std::string(family.embedding), config.vocabulary,
-               [&](index_t first, index_t count) { return weights_.embedding_rows(first, count); });
-  if (!family.positions.empty())
-    write_blocks(std::string(family.positions), config.positions + 2,
-                 [&](index_t first, index_t count) { return weights_.position_rows(first, count); });
+  weights_.each_embedding_block(rows_of(family.embedding));
+  if (!family.positions.empty()) weights_.each_position_block(rows_of(family.positions));
 }
 
 void OtherTensors::write_norms(index_t layer) {
@@ -58,10 +45,8 @@ void OtherTensors::write_norms(index_t layer) {
 
 void OtherTensors::write_head() {
   Family const& family = weights_.model().family();
-  ModelConfig const& config = weights_.model().config();
-  write_norm(std::string(family.final_norm), weights_.final_norm(), config.hidden);
-  write_blocks(std::string(family.head), config.vocabulary,
-               [&](index_t first, index_t count) { return weights_.head_rows(first, count); });
+  write_norm(std::string(family.final_norm), weights_.final_norm(), weights_.model().config().hidden);
+  weights_.each_head_block(rows_of(family.head));
 }
 
 }  // namespace dartquant::detail

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include <dartquant/io/checkpoint.hpp>
 
@@ -24,8 +25,8 @@ class OtherTensors {
   void write_head();
 
  private:
-  template <class Rows>
-  void write_blocks(std::string const& name, index_t total, Rows const& rows);
+  /// Writes blocks of rows to this tensor.
+  [[nodiscard]] UseRows rows_of(std::string_view name) const;
   /// An empty gain is 1, an empty bias 0; a gain 1 + w is stored as w.
   void write_norm(std::string const& name, NormWeights const& norm, index_t channels);
 

@@ -10,7 +10,6 @@
 #include <dartquant/core/error.hpp>
 #include <dartquant/io/checkpoint.hpp>
 
-#include "io/background_sink.hpp"
 #include "model/fold_folder.hpp"
 #include "model/layer_parts.hpp"
 #include "model/layout.hpp"
@@ -304,9 +303,7 @@ FoldReport write_quantized(Cpu const& cpu, Model const& model, Rotations const& 
   if (native) writer_options.data_alignment = 64;
   CheckpointWriter writer(output, tensors.tensors(), writer_options);
   std::future<detail::InputFiles> inputs = detail::hash_inputs(model, cpu.threads());
-  detail::BackgroundSink background(writer, cpu.threads());
-  tensors.write(background);
-  background.finish();
+  tensors.write(writer);
   report.notes = tensors.notes();
   if (!native && std::ranges::any_of(rotations.layers, detail::has_shifts))
     report.notes.push_back(

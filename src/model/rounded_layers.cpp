@@ -111,8 +111,10 @@ RoundedLayers::RoundedLayers(Cpu const& cpu, FoldedWeights const& folded, Weight
 
 LayerWeights RoundedLayers::next() {
   if (folded_.model().quantized() != nullptr) return unpacked();
-  LayerWeights layer = load_layer(folded_, layer_);
-  if (weights_.needs_text()) round_on_text(layer);
+  bool const levels_only = sink_ && !integer() && !weights_.needs_text();
+  LayerWeights layer = load_layer(folded_, layer_, !levels_only);
+  if (levels_only) hand_on_levels(layer);
+  else if (weights_.needs_text()) round_on_text(layer);
   else if (weights_.active()) round_to_nearest(layer);
   ++layer_;
   return layer;
@@ -132,6 +134,27 @@ LayerWeights RoundedLayers::unpacked() {
   release_pages(folded_.model().checkpoint());
   ++layer_;
   return layer;
+}
+
+void RoundedLayers::hand_on_levels(LayerWeights const& layer) {
+  for (std::size_t i = 0; i < layer.linears.size(); ++i) {
+    LayerLinear const& linear = layer.linears[i];
+    if (!linear.quantized()) continue;
+    if (weights_.bits <= 4) sink_(i, levels_to_nearest<4>(linear));
+    else sink_(i, levels_to_nearest<8>(linear));
+  }
+}
+
+template <int StorageBits>
+IntMatrix<StorageBits> RoundedLayers::levels_to_nearest(LayerLinear const& linear) const {
+  QuantizeOptions const options = quantize_options(weights_);
+  IntMatrix<StorageBits> levels(linear.outputs, linear.inputs, options);
+  folded_.each_block(layer_, linear, [&](index_t first, MatrixView<double const> rows) {
+    RowMatrix<float> const W = as_eigen(rows).template cast<float>();
+    if constexpr (StorageBits == 4) copy_rows(quantize(cpu_, W, options), 0, levels, first, W.rows());
+    else copy_rows(quantize_int8(cpu_, W, options), 0, levels, first, W.rows());
+  });
+  return levels;
 }
 
 void RoundedLayers::round_to_nearest(LayerWeights& layer) {

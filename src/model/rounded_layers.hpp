@@ -65,6 +65,10 @@ class RoundedLayers {
  private:
   /// The layer of a folder of packed weights.
   [[nodiscard]] LayerWeights unpacked();
+  /// To nearest where nobody multiplies with the weights: block by block, never as a matrix of floats.
+  void hand_on_levels(LayerWeights const& layer);
+  template <int StorageBits>
+  [[nodiscard]] IntMatrix<StorageBits> levels_to_nearest(LayerLinear const& linear) const;
   void round_to_nearest(LayerWeights& layer);
   void round_to_nearest(std::size_t map, LayerWeights& layer);
   void round_on_text(LayerWeights& layer);

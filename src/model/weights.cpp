@@ -186,13 +186,33 @@ RowMatrix<double> FoldedWeights::weight(index_t layer, LayerLinear const& linear
   return folded_rows(layer, linear, 0, linear.outputs);
 }
 
-void FoldedWeights::each_block(index_t layer, LayerLinear const& linear,
-                               std::function<void(index_t, RowMatrix<double>&&)> const& use) const {
-  index_t const head_dim = model_.config().head_dim;
-  index_t const rows =
-      changes_outputs(layer, linear) ? linear.outputs : std::max<index_t>(1, 512 / head_dim) * head_dim;
-  for (index_t first = 0; first < linear.outputs; first += rows)
-    use(first, folded_rows(layer, linear, first, std::min(rows, linear.outputs - first)));
+void FoldedWeights::each_block_of(index_t total, index_t width, bool product, index_t unit,
+                                  std::function<RowMatrix<double>(index_t, index_t)> const& rows,
+                                  UseRows const& use) const {
+  // A product wants many rows; what only passes through stays in the cache of one core.
+  index_t const values = index_t{1} << (product ? 20 : 16);
+  index_t const count = std::max<index_t>(1, values / std::max<index_t>(1, width) / unit) * unit;
+  cpu_.parallel_for(total, count,
+                    [&](index_t first, index_t last) { use(first, rows(first, last - first)); });
+}
+
+void FoldedWeights::each_block(index_t layer, LayerLinear const& linear, UseRows const& use) const {
+  bool const whole_heads = linear.linear == Linear::q_proj || linear.linear == Linear::k_proj;
+  index_t const unit = whole_heads ? model_.config().head_dim : 1;
+  if (changes_outputs(layer, linear)) {
+    RowMatrix<double> const W = weight(layer, linear);
+    MatrixView<double const> const view = W;
+    index_t const count = std::max<index_t>(1, (index_t{1} << 16) / linear.inputs / unit) * unit;
+    return cpu_.parallel_for(
+        view.rows(), count, [&](index_t first, index_t last) { use(first, view.rows(first, last - first)); });
+  }
+  LayerTransforms const& parts = transforms(layer);
+  bool const product = turns(linear.input_side) || has_steps(parts.q_proj_input) ||
+                       has_steps(parts.o_proj_input) || has_steps(parts.up_proj_input) ||
+                       has_steps(parts.down_proj_input);
+  each_block_of(
+      linear.outputs, linear.inputs, product, unit,
+      [&](index_t first, index_t count) { return folded_rows(layer, linear, first, count); }, use);
 }
 
 RowMatrix<double> FoldedWeights::bias(index_t layer, LayerLinear const& linear) const {
@@ -271,6 +291,24 @@ RowMatrix<double> FoldedWeights::head_rows(index_t first, index_t count) const {
     rows.array().rowwise() *= gain(std::string(family.final_norm)).row(0).array();
   if (RowMatrix<double> const* const R = residual()) rotate_inputs(cpu_, MatrixView<double>(rows), *R);
   return rows;
+}
+
+void FoldedWeights::each_embedding_block(UseRows const& use) const {
+  each_block_of(
+      model_.config().vocabulary, model_.config().hidden, residual() != nullptr, 1,
+      [this](index_t first, index_t count) { return embedding_rows(first, count); }, use);
+}
+
+void FoldedWeights::each_position_block(UseRows const& use) const {
+  each_block_of(
+      model_.config().positions + 2, model_.config().hidden, residual() != nullptr, 1,
+      [this](index_t first, index_t count) { return position_rows(first, count); }, use);
+}
+
+void FoldedWeights::each_head_block(UseRows const& use) const {
+  each_block_of(
+      model_.config().vocabulary, model_.config().hidden, residual() != nullptr, 1,
+      [this](index_t first, index_t count) { return head_rows(first, count); }, use);
 }
 
 NormWeights FoldedWeights::feeding_norm(std::string const& name,

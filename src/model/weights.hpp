@@ -41,6 +41,9 @@ struct NormWeights {
   RowMatrix<float> gain{}, bias{};  ///< [1, channels]; empty: 1 and 0
 };
 
+/// Takes rows from `first` on of some matrix.
+using UseRows = std::function<void(index_t first, MatrixView<double const> rows)>;
+
 /// Reads the weights of a model with gains and rotations folded in FP64: the one place where folding is done,
 /// for the written checkpoint and for the forward pass alike. One tensor at a time; nothing is kept.
 class FoldedWeights {
@@ -55,9 +58,9 @@ class FoldedWeights {
   /// W [out, in] of a layer: diag(gain), then the input side, then the output side; scales and transforms of
   /// the layer after R1, R2 and R4.
   [[nodiscard]] RowMatrix<double> weight(index_t layer, LayerLinear const& linear) const;
-  /// The same in blocks of rows, with the first row of each: whole heads, or all where outputs are turned.
-  void each_block(index_t layer, LayerLinear const& linear,
-                  std::function<void(index_t, RowMatrix<double>&&)> const& use) const;
+  /// The same in blocks of rows, with the first row of each; `use` is called from several threads at once.
+  /// Queries and keys come in whole heads.
+  void each_block(index_t layer, LayerLinear const& linear, UseRows const& use) const;
   /// The bias [1, out], with what the norm's bias adds where the gain is folded, turned by the output side;
   /// empty where there is none.
   [[nodiscard]] RowMatrix<double> bias(index_t layer, LayerLinear const& linear) const;
@@ -69,6 +72,10 @@ class FoldedWeights {
   void turn_written(MatrixView<double> rows) const;
   /// Rows of lm_head (the embedding where tied), W diag(final gain) R1.
   [[nodiscard]] RowMatrix<double> head_rows(index_t first, index_t count) const;
+  /// All of them in blocks, as each_block.
+  void each_embedding_block(UseRows const& use) const;
+  void each_position_block(UseRows const& use) const;
+  void each_head_block(UseRows const& use) const;
   /// What a norm still does. Gains of the norms before linear maps and of the final one are the checkpoint's,
   /// or empty when folded; 1 / scale where that input has one. A final bias b turns to b / gain R1. The other
   /// norms are as they are.
@@ -102,6 +109,10 @@ class FoldedWeights {
   void transform_inputs(index_t layer, LayerLinear const& linear, MatrixView<double> W) const;
   void scale_outputs(index_t layer, Linear linear, MatrixView<double> W) const;
   [[nodiscard]] bool changes_outputs(index_t layer, LayerLinear const& linear) const;
+  /// Blocks of a matrix that `rows` makes, a multiple of `unit` rows each.
+  void each_block_of(index_t total, index_t width, bool product, index_t unit,
+                     std::function<RowMatrix<double>(index_t first, index_t count)> const& rows,
+                     UseRows const& use) const;
   /// Rows as stored, and times the gain of their norm where that is folded.
   [[nodiscard]] RowMatrix<double> stored_rows(LayerLinear const& linear, index_t first, index_t count) const;
   [[nodiscard]] RowMatrix<double> gained_rows(LayerLinear const& linear, index_t first, index_t count) const;

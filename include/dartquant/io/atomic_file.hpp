@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,27 +31,40 @@ class AtomicFile {
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
   [[nodiscard]] std::filesystem::path const& temporary_path() const noexcept { return temporary_; }
   /// The end of what was written so far.
-  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  [[nodiscard]] std::uint64_t size() const noexcept;
 
-  /// Appends at the end.
-  void write(std::span<std::byte const> bytes) { write_at(size_, bytes); }
+  /// Appends at the end. What is on the disk leaves the system's cache on the way.
+  void write(std::span<std::byte const> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Writes at a place of its own; a gap that stays unwritten reads as zeros.
+  /// Writes at a place of its own, also from several threads at once; a gap that stays unwritten reads as
+  /// zeros. The disk is told to write now and then, in rounds, so that not all of it waits for `sync`.
   void write_at(std::uint64_t offset, std::span<std::byte const> bytes);
+  /// What is written by the time `round` returns r is on the disk when `rounds_done` returns r + 2 or more.
+  /// On systems without the means for it that never happens.
+  [[nodiscard]] std::uint64_t round() const noexcept;
+  [[nodiscard]] std::uint64_t rounds_done() const noexcept;
 
-  /// Cuts the file to `size()`, writes it through to the disk and drops it from the page cache, so that what
-  /// is read from `temporary_path()` afterwards is what the disk holds.
+  /// Takes a part that is on the disk out of the system's cache, so that what is read next is what the disk
+  /// holds.
+  void forget(std::uint64_t offset, std::uint64_t length) const noexcept;
+  /// Reads what was written; `expect_reads` starts to read a part ahead.
+  void read_at(std::uint64_t offset, std::span<std::byte> bytes) const;
+  void expect_reads(std::uint64_t offset, std::uint64_t length) const noexcept;
+
+  /// Cuts the file to `size()` and writes it through to the disk.
   void sync();
   /// `sync`, then renames the temporary to `path()` and writes the folder through. At most once.
   void commit();
 
  private:
+  struct Counters;
   void discard() noexcept;
+  void write_behind(std::uint64_t missing);
 
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
-  std::uint64_t size_ = 0, reserved_ = 0;
-  std::uint64_t waiting_ = 0;  ///< bytes since the disk was last told to write
+  std::uint64_t reserved_ = 0;
+  std::unique_ptr<Counters> counters_;
 };
 
 /// Writes a small file (a config, an index) through AtomicFile.

@@ -81,6 +81,8 @@ class CheckpointWriter : public TensorSink {
   void append(std::string_view name, MatrixView<float const> values) override;
   void append(std::string_view name, MatrixView<double const> values) override;
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
+  void write_rows(std::string_view name, index_t first, MatrixView<float const> values) override;
+  void write_rows(std::string_view name, index_t first, MatrixView<double const> values) override;
 
   /// Reads every file again and compares checksums, then gives the files their names, the index last. Until
   /// all files passed, an existing checkpoint in the folder is untouched.

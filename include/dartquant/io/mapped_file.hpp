@@ -29,11 +29,13 @@ class MappedFile {
   [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return {data_, size_}; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
+  /// Copies [offset, offset + into.size()) without mapping it: cheaper than touching pages that are read
+  /// once. Error(io) where the disk fails or the file became shorter.
+  void read_at(std::size_t offset, std::span<std::byte> into) const;
+
   /// Tells the system that the pages which hold [offset, offset + length) are not needed now. They stay valid
   /// and are read again when touched. A range beyond the end is cut to the file.
   void release(std::size_t offset, std::size_t length) const noexcept;
-  /// The same, and that nobody will read them soon: they leave the system's cache as well.
-  void forget(std::size_t offset, std::size_t length) const noexcept;
 
   /// Throws Error(io) when the file's size or its time of modification changed since it was opened.
   void check_unchanged() const;

@@ -34,10 +34,11 @@ class TensorFile {
   [[nodiscard]] Tensor const* find(std::string_view name) const noexcept;
 
   /// Copies a tensor of this file into a matrix, converting F64, F32, F16, BF16, Q8_0 and Q4_0: [rows, cols]
-  /// for rank 2, [1, n] for rank 1, [1, 1] for a scalar. T is float or double. The file's pages are given
-  /// back to the system on the way. Throws Error(unsupported) for other types and ranks, Error(format) with
+  /// for rank 2, [1, n] for rank 1, [1, 1] for a scalar. T is float or double. It reads the file
+  /// and maps nothing. Throws Error(unsupported) for other types and ranks, Error(format) with
   /// row and column at the first value that is not finite (unless allowed; also a double beyond float),
-  /// Error(io) when the file changed on the disk.
+  /// Error(io) when the file changed on the disk
+  /// or cannot be read.
   template <class T>
   [[nodiscard]] RowMatrix<T> read_matrix(Tensor const& tensor,
                                          NonFinite non_finite = NonFinite::refuse) const;
@@ -47,10 +48,12 @@ class TensorFile {
   [[nodiscard]] RowMatrix<T> read_rows(Tensor const& tensor, index_t first, index_t count,
                                        NonFinite non_finite = NonFinite::refuse) const;
 
+  /// Where the tensor's bytes begin in the file.
+  [[nodiscard]] std::uint64_t offset_of(Tensor const& tensor) const noexcept {
+    return static_cast<std::uint64_t>(tensor.bytes.data() - map_.bytes().data());
+  }
   /// Gives the memory pages of a tensor back to the system; it stays readable.
   void release(Tensor const& tensor) const noexcept;
-  /// The same, and out of the system's cache: for what is read once.
-  void forget(Tensor const& tensor) const noexcept;
 
  protected:
   explicit TensorFile(MappedFile map) : map_(std::move(map)) {}

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,7 +17,8 @@
 
 namespace dartquant {
 
-/// Takes the values of tensors that were declared before, in any order and in pieces.
+/// Takes the values of tensors that were declared before, in any order and in pieces: in their order by
+/// `append`, or at places of their own by `write_rows`.
 class TensorSink {
  public:
   TensorSink() = default;
@@ -32,6 +34,12 @@ class TensorSink {
   virtual void append(std::string_view name, MatrixView<double const> values) = 0;
   /// Appends raw bytes to a tensor: little-endian, row-major, of the declared type.
   virtual void append_bytes(std::string_view name, std::span<std::byte const> bytes) = 0;
+
+  /// Rows [first, first + values.rows()) of a tensor, each of them once; the only calls that several threads
+  /// may make at once. Of a tensor of more than two dimensions the rows of all its matrices are counted
+  /// through. Conversion and errors as for append.
+  virtual void write_rows(std::string_view name, index_t first, MatrixView<float const> values) = 0;
+  virtual void write_rows(std::string_view name, index_t first, MatrixView<double const> values) = 0;
 };
 
 /// Writes one file of tensors through AtomicFile, whatever its format: all tensors are declared first, then
@@ -45,18 +53,21 @@ class TensorWriter : public TensorSink {
   void append(std::string_view name, MatrixView<float const> values) override;
   void append(std::string_view name, MatrixView<double const> values) override;
   void append_bytes(std::string_view name, std::span<std::byte const> bytes) override;
+  void write_rows(std::string_view name, index_t first, MatrixView<float const> values) override;
+  void write_rows(std::string_view name, index_t first, MatrixView<double const> values) override;
 
-  /// Writes through to the disk, reads the temporary file again, several tensors at a time, and compares each
-  /// one's declaration and checksum. InvalidArgument for an incomplete tensor, Error(io) where it differs.
+  /// From now on what is on the disk is read back on a thread of its own, beside the writing.
+  void read_back_meanwhile();
+  /// Writes through to the disk, reads the temporary file again, as far as that was not done, with `threads`
+  /// threads, and compares declarations and checksums. InvalidArgument for an incomplete tensor, Error(io)
+  /// where something differs.
   void verify(int threads = 1);
   /// `verify`, then gives the file its name.
   void commit();
 
-  [[nodiscard]] std::filesystem::path const& path() const noexcept { return file_.path(); }
+  [[nodiscard]] std::filesystem::path const& path() const noexcept;
   /// Where the bytes are before `commit`.
-  [[nodiscard]] std::filesystem::path const& temporary_path() const noexcept {
-    return file_.temporary_path();
-  }
+  [[nodiscard]] std::filesystem::path const& temporary_path() const noexcept;
 
  protected:
   /// Where the format puts the tensors.
@@ -79,12 +90,22 @@ class TensorWriter : public TensorSink {
   [[nodiscard]] virtual TensorFile open(std::filesystem::path const& path) const = 0;
   template <class T>
   void append_values(std::string_view name, MatrixView<T const> values);
+  template <class T>
+  void write_values(std::string_view name, index_t first, MatrixView<T const> values);
   Progress& progress(std::string_view name);
-  void put(Progress& tensor, std::span<std::byte const> bytes);
+  template <class T>
+  void check_values(Progress const& tensor, MatrixView<T const> values) const;
+  /// Converts values and writes them at a byte of the tensor's data.
+  template <class T>
+  void convert(Progress& tensor, std::uint64_t at, MatrixView<T const> values);
+  void put(Progress& tensor, std::uint64_t at, std::span<std::byte const> bytes);
+  void write(std::uint64_t at, std::span<std::byte const> bytes);
+  void check_declarations() const;
 
+  struct Output;
   char const* function_;
   std::vector<Progress> tensors_;  // by name
-  AtomicFile file_;
+  std::unique_ptr<Output> output_;
   std::uint64_t total_ = 0;
   bool verified_ = false;
 };
