@@ -11,10 +11,14 @@
 #include <unistd.h>
 #include <csignal>
 
+#include <algorithm>
 #include <functional>
 #include <initializer_list>
 #include <span>
 #include <utility>
+#include <vector>
+
+#include <dartquant/core/cpu.hpp>
 
 #include "files.hpp"
 
@@ -93,6 +97,28 @@ TEST_CASE("a file appears with its commit and not before", "[atomic_file]") {
   REQUIRE(folder.entries() == 1);
   REQUIRE_ERROR(file.write("x"), io, "after it was finished");
   REQUIRE_ERROR(file.commit(), io, "finished already");
+}
+
+TEST_CASE("several threads write at places of their own, and read back", "[atomic_file][threads]") {
+  TemporaryFolder const folder;
+  constexpr index_t pieces = 200, piece = 400'000;  // 80 MB: several rounds
+  AtomicFile file(folder / "f");
+  Cpu(4).parallel_for(pieces, 1, [&](index_t i, index_t) {
+    std::vector<std::byte> const bytes(piece, static_cast<std::byte>(i));
+    file.write_at(static_cast<std::uint64_t>((pieces - 1 - i) * piece), bytes);
+  });
+  REQUIRE(file.size() == static_cast<std::uint64_t>(pieces * piece));
+  REQUIRE(file.rounds_done() <= file.round());
+  file.sync();
+  file.forget(0, file.size());
+  file.expect_reads(0, piece);
+  std::vector<std::byte> bytes(piece);
+  for (index_t i = 0; i < pieces; ++i) {
+    file.read_at(static_cast<std::uint64_t>((pieces - 1 - i) * piece), bytes);
+    bool const same = std::ranges::all_of(bytes, [i](std::byte b) { return b == static_cast<std::byte>(i); });
+    REQUIRE(same);
+  }
+  REQUIRE_ERROR(file.read_at(file.size() - 1, bytes), io, "cannot be read back: it ends too early");
 }
 
 TEST_CASE("reserved space that was not used is cut off", "[atomic_file]") {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <fstream>
 #include <utility>
 
@@ -38,6 +39,20 @@ TEST_CASE("a mapped file shows the bytes of the file", "[mapped_file]") {
   moved = MappedFile(folder / "b");
   REQUIRE(moved.size() == 1);
   REQUIRE(moved.path() == folder / "b");
+}
+
+TEST_CASE("a mapped file is read without mapping", "[mapped_file]") {
+  TemporaryFolder const folder;
+  write_bytes(folder / "a", "hello");
+  MappedFile const file(folder / "a");
+  std::array<std::byte, 3> three{};
+  file.read_at(2, three);
+  REQUIRE(std::to_integer<char>(three[0]) == 'l');
+  REQUIRE(std::to_integer<char>(three[2]) == 'o');
+  file.read_at(5, {});
+  REQUIRE_ERROR(file.read_at(3, three), io, "a: cannot be read: it ends too early");
+  fs::resize_file(folder / "a", 1);  // meanwhile: a sentence, no SIGBUS
+  REQUIRE_ERROR(file.read_at(0, three), io, "it ends too early");
 }
 
 TEST_CASE("a file that cannot be mapped gives a sentence", "[mapped_file]") {
