@@ -265,3 +265,7 @@ template <class Objective = Whip, Backend B>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED
+#include <dartquant/calibrate/instantiations.hpp>
+#endif

@@ -179,3 +179,16 @@ PolarFactor<B, T> polar_factor(B const& backend, std::type_identity_t<MatrixView
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+#include <dartquant/core/cpu.hpp>
+
+namespace dartquant {
+DARTQUANT_COMPILED template PolarFactor<Cpu, float> polar_factor<float, Cpu>(Cpu const&,
+                                                                             MatrixView<float const>, double,
+                                                                             int, PolarPath);
+DARTQUANT_COMPILED template PolarFactor<Cpu, double> polar_factor<double, Cpu>(Cpu const&,
+                                                                               MatrixView<double const>,
+                                                                               double, int, PolarPath);
+}  // namespace dartquant
+#endif

@@ -141,3 +141,24 @@ template <class T, Backend B>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+#include <dartquant/core/cpu.hpp>
+
+namespace dartquant {
+DARTQUANT_COMPILED template QrOrth<Cpu, float> qr_orth<float, Cpu>(Cpu const&, MatrixView<float const>,
+                                                                   QrPath);
+DARTQUANT_COMPILED template QrOrth<Cpu, double> qr_orth<double, Cpu>(Cpu const&, MatrixView<double const>,
+                                                                     QrPath);
+DARTQUANT_COMPILED template RowMatrix<float> qr_orth_gradient<float, Cpu>(Cpu const&,
+                                                                          QrOrth<Cpu, float> const&,
+                                                                          MatrixView<float>);
+DARTQUANT_COMPILED template RowMatrix<double> qr_orth_gradient<double, Cpu>(Cpu const&,
+                                                                            QrOrth<Cpu, double> const&,
+                                                                            MatrixView<double>);
+DARTQUANT_COMPILED template bool detail::passes_orthogonality_probe<float, Cpu>(Cpu const&,
+                                                                                MatrixView<float const>);
+DARTQUANT_COMPILED template bool detail::passes_orthogonality_probe<double, Cpu>(Cpu const&,
+                                                                                 MatrixView<double const>);
+}  // namespace dartquant
+#endif

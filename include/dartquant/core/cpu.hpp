@@ -115,6 +115,7 @@ class Cpu {
 
   /// G = L L^T from the lower triangle of G: L replaces G, zeros above the diagonal. The status names the
   /// first pivot that was not positive and finite; G is then half factored. Cost: n^3 / 3.
+  template <class = void>
   [[nodiscard]] CholeskyStatus cholesky(MatrixView<double> G) const;
 
   /// Estimate of the 2-norm condition number of the lower triangle L, from below, by a few steps of power and
@@ -266,3 +267,4 @@ void Cpu::gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
 
 #include <dartquant/core/cpu_factorization.hpp>
 #include <dartquant/core/cpu_rows.hpp>
+#include <dartquant/core/instantiations.hpp>

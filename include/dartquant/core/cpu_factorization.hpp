@@ -140,7 +140,8 @@ void Cpu::gram(std::type_identity_t<MatrixView<T const>> Z, MatrixView<double> G
   });
 }
 
-inline CholeskyStatus Cpu::cholesky(MatrixView<double> G) const {
+template <class>
+CholeskyStatus Cpu::cholesky(MatrixView<double> G) const {
   detail::require(G.rows() == G.cols(), "[cholesky] ", G.rows(), " x ", G.cols(),
                   ": a square matrix is needed");
   index_t const n = G.rows(), step = 2 * detail::triangle_leaf, tile = detail::triangle_tile;

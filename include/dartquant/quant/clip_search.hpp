@@ -73,3 +73,13 @@ template <class T>
 }
 
 }  // namespace dartquant::detail
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template Quantizer<float> detail::search_clip<float>(Cpu const&, MatrixView<float const>,
+                                                                        float, float, int, Symmetry);
+DARTQUANT_COMPILED template Quantizer<double> detail::search_clip<double>(Cpu const&,
+                                                                          MatrixView<double const>, double,
+                                                                          double, int, Symmetry);
+}  // namespace dartquant
+#endif

@@ -51,3 +51,16 @@ inline void fake_quantize(Cpu const& cpu, MatrixView<double> X, QuantizeOptions 
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void detail::fake_quantize_in_kernels<4>(Cpu const&, MatrixView<float>,
+                                                                     QuantizeOptions const&);
+DARTQUANT_COMPILED template void detail::fake_quantize_in_kernels<8>(Cpu const&, MatrixView<float>,
+                                                                     QuantizeOptions const&);
+DARTQUANT_COMPILED template void detail::fake_quantize<float>(Cpu const&, MatrixView<float>,
+                                                              QuantizeOptions const&);
+DARTQUANT_COMPILED template void detail::fake_quantize<double>(Cpu const&, MatrixView<double>,
+                                                               QuantizeOptions const&);
+}  // namespace dartquant
+#endif

@@ -283,3 +283,12 @@ template <int StorageBits>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template std::vector<GptqResult<4>> detail::gptq_all<4>(
+    Cpu const&, std::span<MatrixView<float const> const>, Hessian const&, GptqOptions const&);
+DARTQUANT_COMPILED template std::vector<GptqResult<8>> detail::gptq_all<8>(
+    Cpu const&, std::span<MatrixView<float const> const>, Hessian const&, GptqOptions const&);
+}  // namespace dartquant
+#endif

@@ -25,8 +25,8 @@ struct GptqFactor {
 /// J (H + damping) J = L L^T with J the reversal of the order: then U = J L^-1 J, without ever forming the
 /// inverse. False when a pivot is not positive, or so small beside its diagonal element that it is rounding
 /// error.
-[[nodiscard]] inline bool factor_damped(Cpu const& cpu, Hessian const& hessian, double added,
-                                        GptqFactor& factor) {
+template <class = void>
+[[nodiscard]] bool factor_damped(Cpu const& cpu, Hessian const& hessian, double added, GptqFactor& factor) {
   constexpr double smallest_pivot = 1e-11;
   index_t const n = hessian.channels();
   MatrixView<double const> const H = hessian.sum();
@@ -54,8 +54,9 @@ struct GptqFactor {
 }
 
 /// Raises the damping tenfold until the factorisation succeeds. Errors: Error(numerics) when nothing helps.
-[[nodiscard]] inline GptqFactor factor_hessian(Cpu const& cpu, Hessian const& hessian, double damping,
-                                               GptqOrder order) {
+template <class = void>
+[[nodiscard]] GptqFactor factor_hessian(Cpu const& cpu, Hessian const& hessian, double damping,
+                                        GptqOrder order) {
   constexpr double first_raise = 1e-6, largest_damping = 1e3;
   index_t const n = hessian.channels();
   MatrixView<double const> const H = hessian.sum();
@@ -86,3 +87,10 @@ struct GptqFactor {
 }
 
 }  // namespace dartquant::detail
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template detail::GptqFactor detail::factor_hessian<void>(Cpu const&, Hessian const&,
+                                                                            double, GptqOrder);
+}  // namespace dartquant
+#endif

@@ -61,42 +61,45 @@ class Hessian {
 
  private:
   template <class T>
-  void accumulate(Cpu const& cpu, MatrixView<T const> X) {
-    detail::require(X.cols() == channels(), "[Hessian::add] ", place(), "inputs of ", X.rows(), " x ",
-                    X.cols(), ": there are ", channels(), " channels");
-    for (index_t i = 0; i < X.rows(); ++i)
-      for (index_t j = 0; j < X.cols(); ++j)
-        if (!std::isfinite(X(i, j)))  // asked first: the sentence costs more than the sum
-          detail::require(false, "[Hessian::add] ", place(), "the input at token ", i, ", channel ", j,
-                          " is ", X(i, j), ": only finite inputs can be calibrated on");
-    constexpr index_t slice = 1024;
-    index_t const n = channels(), tile = detail::triangle_tile;
-    MatrixView<double> const H = sum_;
-    RowMatrix<double> wide;
-    for (index_t first = 0; first < X.rows(); first += slice) {
-      wide = as_eigen(X.rows(first, std::min(slice, X.rows() - first))).template cast<double>();
-      MatrixView<double const> const z = wide;
-      detail::for_lower_tiles(cpu, (n + tile - 1) / tile, [&](index_t i, index_t j) {
-        index_t const row = i * tile, col = j * tile, height = std::min(tile, n - row),
-                      width = std::min(tile, n - col);
-        detail::gemm_tile<double>(1, z.columns(row, height), Op::transpose, z.columns(col, width), Op::none,
-                                  1, H.block(row, col, height, width));
-      });
-    }
-    tokens_ += X.rows();
-  }
+  void accumulate(Cpu const& cpu, MatrixView<T const> X);
 
   std::string name_;
   RowMatrix<double> sum_;
   index_t tokens_ = 0;
 };
 
+template <class T>
+void Hessian::accumulate(Cpu const& cpu, MatrixView<T const> X) {
+  detail::require(X.cols() == channels(), "[Hessian::add] ", place(), "inputs of ", X.rows(), " x ", X.cols(),
+                  ": there are ", channels(), " channels");
+  for (index_t i = 0; i < X.rows(); ++i)
+    for (index_t j = 0; j < X.cols(); ++j)
+      if (!std::isfinite(X(i, j)))  // asked first: the sentence costs more than the sum
+        detail::require(false, "[Hessian::add] ", place(), "the input at token ", i, ", channel ", j, " is ",
+                        X(i, j), ": only finite inputs can be calibrated on");
+  constexpr index_t slice = 1024;
+  index_t const n = channels(), tile = detail::triangle_tile;
+  MatrixView<double> const H = sum_;
+  RowMatrix<double> wide;
+  for (index_t first = 0; first < X.rows(); first += slice) {
+    wide = as_eigen(X.rows(first, std::min(slice, X.rows() - first))).template cast<double>();
+    MatrixView<double const> const z = wide;
+    detail::for_lower_tiles(cpu, (n + tile - 1) / tile, [&](index_t i, index_t j) {
+      index_t const row = i * tile, col = j * tile, height = std::min(tile, n - row),
+                    width = std::min(tile, n - col);
+      detail::gemm_tile<double>(1, z.columns(row, height), Op::transpose, z.columns(col, width), Op::none, 1,
+                                H.block(row, col, height, width));
+    });
+  }
+  tokens_ += X.rows();
+}
+
 namespace detail {
 
 /// e H e^T / tokens for every row e of W - Q, from the tiles of H on and below the diagonal.
-[[nodiscard]] inline std::vector<double> row_proxy_losses(Cpu const& cpu, Hessian const& hessian,
-                                                          MatrixView<float const> W,
-                                                          MatrixView<float const> Q) {
+template <class = void>
+[[nodiscard]] std::vector<double> row_proxy_losses(Cpu const& cpu, Hessian const& hessian,
+                                                   MatrixView<float const> W, MatrixView<float const> Q) {
   constexpr index_t rows_per_range = 64, tile = triangle_tile;
   index_t const n = hessian.channels();
   MatrixView<double const> const H = hessian.sum();
@@ -145,3 +148,13 @@ namespace detail {
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void Hessian::accumulate<float>(Cpu const&, MatrixView<float const>);
+DARTQUANT_COMPILED template void Hessian::accumulate<double>(Cpu const&, MatrixView<double const>);
+DARTQUANT_COMPILED template std::vector<double> detail::row_proxy_losses<void>(Cpu const&, Hessian const&,
+                                                                               MatrixView<float const>,
+                                                                               MatrixView<float const>);
+}  // namespace dartquant
+#endif

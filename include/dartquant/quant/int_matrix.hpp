@@ -219,3 +219,10 @@ template <int StorageBits>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void detail::dequantize<4>(Cpu const&, IntMatrix<4> const&, MatrixView<float>);
+DARTQUANT_COMPILED template void detail::dequantize<8>(Cpu const&, IntMatrix<8> const&, MatrixView<float>);
+}  // namespace dartquant
+#endif

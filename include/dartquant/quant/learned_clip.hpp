@@ -250,3 +250,14 @@ template <int StorageBits>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template LearnedClipResult<4> detail::learned_clip<4>(Cpu const&, MatrixView<float const>,
+                                                                         Hessian const&,
+                                                                         LearnedClipOptions const&);
+DARTQUANT_COMPILED template LearnedClipResult<8> detail::learned_clip<8>(Cpu const&, MatrixView<float const>,
+                                                                         Hessian const&,
+                                                                         LearnedClipOptions const&);
+}  // namespace dartquant
+#endif

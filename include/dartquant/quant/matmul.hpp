@@ -159,3 +159,21 @@ template <int BitsW>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template RowMatrix<float> detail::matmul<4, 4>(Cpu const&, IntMatrix<4> const&,
+                                                                  IntMatrix<4> const&,
+                                                                  VectorView<float const>);
+DARTQUANT_COMPILED template RowMatrix<float> detail::matmul<8, 4>(Cpu const&, IntMatrix<8> const&,
+                                                                  IntMatrix<4> const&,
+                                                                  VectorView<float const>);
+DARTQUANT_COMPILED template RowMatrix<float> detail::matmul<8, 8>(Cpu const&, IntMatrix<8> const&,
+                                                                  IntMatrix<8> const&,
+                                                                  VectorView<float const>);
+DARTQUANT_COMPILED template RowMatrix<float> detail::matmul<4>(Cpu const&, MatrixView<float const>,
+                                                               IntMatrix<4> const&, VectorView<float const>);
+DARTQUANT_COMPILED template RowMatrix<float> detail::matmul<8>(Cpu const&, MatrixView<float const>,
+                                                               IntMatrix<8> const&, VectorView<float const>);
+}  // namespace dartquant
+#endif

@@ -106,3 +106,12 @@ inline void multiply(Cpu const& cpu, MatrixView<float const> X, PackedInt4 const
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void detail::multiply<4>(Cpu const&, IntMatrix<4> const&, PackedInt4 const&,
+                                                     VectorView<float const>, MatrixView<float>);
+DARTQUANT_COMPILED template void detail::multiply<8>(Cpu const&, IntMatrix<8> const&, PackedInt4 const&,
+                                                     VectorView<float const>, MatrixView<float>);
+}  // namespace dartquant
+#endif

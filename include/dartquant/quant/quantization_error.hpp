@@ -52,3 +52,12 @@ template <class T>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template double detail::quantization_error<float>(Cpu const&, MatrixView<float const>,
+                                                                     MatrixView<float const>);
+DARTQUANT_COMPILED template double detail::quantization_error<double>(Cpu const&, MatrixView<double const>,
+                                                                      MatrixView<double const>);
+}  // namespace dartquant
+#endif

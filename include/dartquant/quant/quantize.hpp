@@ -58,3 +58,12 @@ template <int StorageBits>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template IntMatrix<4> detail::quantize<4>(Cpu const&, MatrixView<float const>,
+                                                             QuantizeOptions const&, char const*);
+DARTQUANT_COMPILED template IntMatrix<8> detail::quantize<8>(Cpu const&, MatrixView<float const>,
+                                                             QuantizeOptions const&, char const*);
+}  // namespace dartquant
+#endif

@@ -59,6 +59,7 @@ class BlockRotation {
   void fold(Cpu const& cpu, MatrixView<double> W) const { multiply<double>(cpu, W, Op::none); }
 
   /// The orthonormal matrix [channels, channels].
+  template <class = void>
   [[nodiscard]] RowMatrix<double> matrix() const {
     RowMatrix<double> M = RowMatrix<double>::Zero(channels_, channels_);
     for (index_t i = 0; i < blocks(); ++i) M.block(i * block(), i * block(), block(), block()) = rotation(i);
@@ -77,29 +78,43 @@ class BlockRotation {
 
   /// X <- X op(matrix()), computed in Real.
   template <class Real, class T>
-  void multiply(Cpu const& cpu, MatrixView<T> X, Op op) const {
-    detail::require(X.cols() == channels_, "[BlockRotation] matrix of ", X.rows(), " x ", X.cols(),
-                    ": the rotation is for ", channels_, " channels");
-    constexpr index_t values_per_range = 65536;
-    std::vector<RowMatrix<Real>> factors;
-    for (RowMatrix<double> const& R : rotations_) {
-      if (op == Op::none) factors.push_back(R.template cast<Real>());
-      else factors.push_back(R.transpose().template cast<Real>());
-    }
-    cpu.parallel_for(
-        X.rows(), std::max<index_t>(1, values_per_range / channels_), [&](index_t first, index_t last) {
-          RowMatrix<Real> wide, rotated;
-          for (index_t i = 0; i < blocks(); ++i) {
-            auto part = as_eigen(X.block(first, i * block(), last - first, block()));
-            wide = part.template cast<Real>();
-            rotated.noalias() = wide * factors[factors.size() == 1 ? 0 : static_cast<std::size_t>(i)];
-            part = rotated.template cast<T>();
-          }
-        });
-  }
+  void multiply(Cpu const& cpu, MatrixView<T> X, Op op) const;
 
   index_t channels_ = 0;
   std::vector<RowMatrix<double>> rotations_;
 };
 
+template <class Real, class T>
+void BlockRotation::multiply(Cpu const& cpu, MatrixView<T> X, Op op) const {
+  detail::require(X.cols() == channels_, "[BlockRotation] matrix of ", X.rows(), " x ", X.cols(),
+                  ": the rotation is for ", channels_, " channels");
+  constexpr index_t values_per_range = 65536;
+  std::vector<RowMatrix<Real>> factors;
+  for (RowMatrix<double> const& R : rotations_) {
+    if (op == Op::none) factors.push_back(R.template cast<Real>());
+    else factors.push_back(R.transpose().template cast<Real>());
+  }
+  cpu.parallel_for(
+      X.rows(), std::max<index_t>(1, values_per_range / channels_), [&](index_t first, index_t last) {
+        RowMatrix<Real> wide, rotated;
+        for (index_t i = 0; i < blocks(); ++i) {
+          auto part = as_eigen(X.block(first, i * block(), last - first, block()));
+          wide = part.template cast<Real>();
+          rotated.noalias() = wide * factors[factors.size() == 1 ? 0 : static_cast<std::size_t>(i)];
+          part = rotated.template cast<T>();
+        }
+      });
+}
+
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void BlockRotation::multiply<float, float>(Cpu const&, MatrixView<float>,
+                                                                       Op) const;
+DARTQUANT_COMPILED template void BlockRotation::multiply<double, double>(Cpu const&, MatrixView<double>,
+                                                                         Op) const;
+DARTQUANT_COMPILED template void BlockRotation::multiply<double, float>(Cpu const&, MatrixView<float>,
+                                                                        Op) const;
+}  // namespace dartquant
+#endif

@@ -111,6 +111,7 @@ struct DuQuantResult {
 namespace detail {
 
 /// Grows the chain step by step, the activations with it.
+template <class = void>
 class DuQuantSearch {
  public:
   DuQuantSearch(Cpu const& cpu, RowMatrix<double> X, DuQuantOptions const& options)
@@ -192,7 +193,7 @@ template <class T>
   while (X.cols() % divisor != 0) --divisor;
   require(divisor == options.block, "[duquant_transform] block ", options.block, " does not divide ",
           X.cols(), " channels; use block ", divisor);
-  DuQuantSearch search(cpu, as_eigen(X).template cast<double>(), options);
+  DuQuantSearch<> search(cpu, as_eigen(X).template cast<double>(), options);
   for (index_t time = 0; time < options.permutation_times; ++time) {
     search.turn(options.first);
     search.permute();
@@ -228,3 +229,14 @@ template <class = void>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template DuQuantResult detail::duquant_transform<float>(Cpu const&,
+                                                                           MatrixView<float const>,
+                                                                           DuQuantOptions const&);
+DARTQUANT_COMPILED template DuQuantResult detail::duquant_transform<double>(Cpu const&,
+                                                                            MatrixView<double const>,
+                                                                            DuQuantOptions const&);
+}  // namespace dartquant
+#endif

@@ -95,6 +95,7 @@ struct Extremes {
 /// X [tokens, blocks * block] as rows of one block each, row `token * blocks + block number`. A rotation
 /// keeps the norm of a row, and no entry exceeds it: rows are looked at in descending order of their norm,
 /// and those below the extremes found so far are skipped. The result is that of looking at all.
+template <class = void>
 class GreedyRows {
  public:
   GreedyRows(MatrixView<double const> X, index_t block)
@@ -183,7 +184,7 @@ template <class = void>
     for (index_t j = 0; j < X.cols(); ++j)
       detail::require(std::isfinite(X(i, j)), "[greedy_rotation] the value at row ", i, ", channel ", j,
                       " is ", X(i, j), ": every value must be finite");
-  detail::GreedyRows const rows(X, block);
+  detail::GreedyRows<> const rows(X, block);
   RowMatrix<double> const base = detail::greedy_base(block, options.seed);
   RowMatrix<double> R = RowMatrix<double>::Identity(block, block), next(block, block);
   GreedyRotation best{R, 0, {}};
@@ -210,3 +211,10 @@ template <class = void>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template GreedyRotation greedy_rotation<void>(Cpu const&, MatrixView<double const>,
+                                                                 index_t, GreedyOptions const&);
+}  // namespace dartquant
+#endif

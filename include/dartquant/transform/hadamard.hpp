@@ -38,9 +38,7 @@ class Hadamard {
     auto const order = hadamard_order(block);
     if (!order) detail::refuse_hadamard_order("Hadamard", channels, block);
     order_ = *order;
-    if (order_.base == 1) return;
-    RowMatrix<std::int8_t> const signs = detail::hadamard_base_matrix(order_.base).cast<std::int8_t>();
-    base_ = std::make_shared<Base const>(Base{signs, signs.transpose()});
+    if (order_.base > 1) base_ = make_base(order_.base);
   }
 
   [[nodiscard]] index_t channels() const { return channels_; }
@@ -58,6 +56,7 @@ class Hadamard {
   void apply_inverse(Cpu const& cpu, MatrixView<double> X) const { transform(cpu, X, Op::none); }
 
   /// The orthonormal matrix [channels, channels]: X matrix() is what apply computes.
+  template <class = void>
   [[nodiscard]] RowMatrix<double> matrix() const {
     RowMatrix<double> const H = hadamard_matrix(block_) / std::sqrt(static_cast<double>(block_));
     RowMatrix<double> M = RowMatrix<double>::Zero(channels_, channels_);
@@ -70,34 +69,13 @@ class Hadamard {
   struct Base {
     RowMatrix<std::int8_t> signs, transposed;
   };
+  template <class = void>
+  [[nodiscard]] static std::shared_ptr<Base const> make_base(index_t order);
 
   /// x (A (x) B) for x = vec(V), V [base, 2^power] row-major, is vec(A^T V B): `op` is transpose for A and
   /// none for A^T; B is symmetric.
   template <class T>
-  void transform(Cpu const& cpu, MatrixView<T> X, Op op) const {
-    detail::require(X.cols() == channels_, "[Hadamard] activations of ", X.rows(), " x ", X.cols(),
-                    ": the transform is for ", channels_, " channels");
-    constexpr index_t values_per_range = 16384;
-    index_t const grain = std::max<index_t>(1, values_per_range / channels_);
-    RowMatrix<std::int8_t> const* const signs = base_ == nullptr      ? nullptr
-                                                : op == Op::transpose ? &base_->signs
-                                                                      : &base_->transposed;
-    if constexpr (std::is_same_v<T, float>) {
-      if (has_kernel(cpu, X)) {
-        cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
-          transform_in_kernel(*cpu.kernels(), X.rows(first, last - first), signs);
-        });
-        return;
-      }
-    }
-    T const scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(block_)));
-    cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
-      MatrixView<T> const rows = X.rows(first, last - first);
-      walsh_hadamard<T>(rows, index_t{1} << order_.power);
-      if (signs == nullptr) as_eigen(rows) *= scale;
-      else multiply_base<T>(rows, *signs, scale);
-    });
-  }
+  void transform(Cpu const& cpu, MatrixView<T> X, Op op) const;
 
   /// Whether compiled kernels run this transform, see dartquant_transform.
   [[nodiscard]] bool has_kernel(Cpu const& cpu, MatrixView<float> X) const {
@@ -148,6 +126,38 @@ class Hadamard {
   std::shared_ptr<Base const> base_;
 };
 
+template <class>
+std::shared_ptr<Hadamard::Base const> Hadamard::make_base(index_t order) {
+  RowMatrix<std::int8_t> const signs = detail::hadamard_base_matrix(order).template cast<std::int8_t>();
+  return std::make_shared<Base const>(Base{signs, signs.transpose()});
+}
+
+template <class T>
+void Hadamard::transform(Cpu const& cpu, MatrixView<T> X, Op op) const {
+  detail::require(X.cols() == channels_, "[Hadamard] activations of ", X.rows(), " x ", X.cols(),
+                  ": the transform is for ", channels_, " channels");
+  constexpr index_t values_per_range = 16384;
+  index_t const grain = std::max<index_t>(1, values_per_range / channels_);
+  RowMatrix<std::int8_t> const* const signs = base_ == nullptr      ? nullptr
+                                              : op == Op::transpose ? &base_->signs
+                                                                    : &base_->transposed;
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_kernel(cpu, X)) {
+      cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
+        transform_in_kernel(*cpu.kernels(), X.rows(first, last - first), signs);
+      });
+      return;
+    }
+  }
+  T const scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(block_)));
+  cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
+    MatrixView<T> const rows = X.rows(first, last - first);
+    walsh_hadamard<T>(rows, index_t{1} << order_.power);
+    if (signs == nullptr) as_eigen(rows) *= scale;
+    else multiply_base<T>(rows, *signs, scale);
+  });
+}
+
 /// The orthonormal matrix diag(s) H / sqrt(channels) with random signs s: QuaRot's rotation. Where no
 /// Hadamard matrix of that order is known, H / sqrt(channels) is replaced by Q (x) H_2^power / sqrt(2^power)
 /// with channels = odd * 2^power and Q a Haar rotation of order `odd`, so a model of any width can be
@@ -174,3 +184,12 @@ template <class = void>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template std::shared_ptr<Hadamard::Base const> Hadamard::make_base<void>(index_t);
+DARTQUANT_COMPILED template void Hadamard::transform<float>(Cpu const&, MatrixView<float>, Op) const;
+DARTQUANT_COMPILED template void Hadamard::transform<double>(Cpu const&, MatrixView<double>, Op) const;
+DARTQUANT_COMPILED template RowMatrix<double> random_hadamard<void>(index_t, std::uint64_t);
+}  // namespace dartquant
+#endif

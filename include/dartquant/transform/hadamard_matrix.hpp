@@ -34,7 +34,8 @@ namespace detail {
 }
 
 /// Whether a matrix of this order comes from Paley's or Williamson's construction.
-[[nodiscard]] inline bool is_hadamard_base(index_t order) {
+template <class = void>
+[[nodiscard]] bool is_hadamard_base(index_t order) {
   return is_paley1_order(order) || is_paley2_order(order) ||
          (order % 8 == 4 && williamson_sequences(order / 4).has_value());
 }
@@ -107,3 +108,11 @@ template <class = void>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template bool detail::is_hadamard_base<void>(index_t);
+DARTQUANT_COMPILED template RowMatrix<double> detail::hadamard_base_matrix<void>(index_t);
+DARTQUANT_COMPILED template RowMatrix<double> hadamard_matrix<void>(index_t);
+}  // namespace dartquant
+#endif

@@ -72,6 +72,7 @@ class Permutation {
   void apply_inverse(Cpu const& cpu, MatrixView<double> X) const { gather(cpu, X, inverse().source_); }
 
   /// P [channels, channels].
+  template <class = void>
   [[nodiscard]] RowMatrix<double> matrix() const {
     RowMatrix<double> P = RowMatrix<double>::Zero(channels(), channels());
     for (index_t i = 0; i < channels(); ++i) P((*this)[i], i) = 1;
@@ -80,25 +81,28 @@ class Permutation {
 
  private:
   template <class T>
-  static void gather(Cpu const& cpu, MatrixView<T> X, std::vector<index_t> const& source) {
-    index_t const channels = static_cast<index_t>(source.size());
-    detail::require(X.cols() == channels, "[Permutation] activations of ", X.rows(), " x ", X.cols(),
-                    ": the permutation is for ", channels, " channels");
-    constexpr index_t values_per_range = 65536;
-    index_t const grain = channels == 0 ? 1 : std::max<index_t>(1, values_per_range / channels);
-    cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
-      std::vector<T> old(source.size());
-      for (index_t row = first; row < last; ++row) {
-        VectorView<T> const x = X.row(row);
-        std::copy(x.begin(), x.end(), old.begin());
-        for (index_t i = 0; i < channels; ++i)
-          x[i] = old[static_cast<std::size_t>(source[static_cast<std::size_t>(i)])];
-      }
-    });
-  }
+  static void gather(Cpu const& cpu, MatrixView<T> X, std::vector<index_t> const& source);
 
   std::vector<index_t> source_;
 };
+
+template <class T>
+void Permutation::gather(Cpu const& cpu, MatrixView<T> X, std::vector<index_t> const& source) {
+  index_t const channels = static_cast<index_t>(source.size());
+  detail::require(X.cols() == channels, "[Permutation] activations of ", X.rows(), " x ", X.cols(),
+                  ": the permutation is for ", channels, " channels");
+  constexpr index_t values_per_range = 65536;
+  index_t const grain = channels == 0 ? 1 : std::max<index_t>(1, values_per_range / channels);
+  cpu.parallel_for(X.rows(), grain, [&](index_t first, index_t last) {
+    std::vector<T> old(source.size());
+    for (index_t row = first; row < last; ++row) {
+      VectorView<T> const x = X.row(row);
+      std::copy(x.begin(), x.end(), old.begin());
+      for (index_t i = 0; i < channels; ++i)
+        x[i] = old[static_cast<std::size_t>(source[static_cast<std::size_t>(i)])];
+    }
+  });
+}
 
 /// DuQuant's zigzag permutation: channels in descending order of `statistic` (per channel, for example the
 /// largest magnitude over calibration tokens; ties by channel number) are dealt to the K = channels / block
@@ -126,3 +130,12 @@ class Permutation {
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void Permutation::gather<float>(Cpu const&, MatrixView<float>,
+                                                            std::vector<index_t> const&);
+DARTQUANT_COMPILED template void Permutation::gather<double>(Cpu const&, MatrixView<double>,
+                                                             std::vector<index_t> const&);
+}  // namespace dartquant
+#endif

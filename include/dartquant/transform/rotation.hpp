@@ -230,3 +230,26 @@ template <class = void>
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template RowMatrix<double> detail::gram_error<void>(Cpu const&, MatrixView<double const>);
+DARTQUANT_COMPILED template double orthogonality_ratio<void>(Cpu const&, MatrixView<double const>);
+DARTQUANT_COMPILED template RowMatrix<double> haar_rotation<void>(index_t, std::uint64_t);
+DARTQUANT_COMPILED template void reorthonormalize<void>(Cpu const&, MatrixView<double>);
+DARTQUANT_COMPILED template void detail::rotate_inputs<float>(Cpu const&, MatrixView<float>,
+                                                              MatrixView<double const>);
+DARTQUANT_COMPILED template void detail::rotate_inputs<double>(Cpu const&, MatrixView<double>,
+                                                               MatrixView<double const>);
+DARTQUANT_COMPILED template void detail::rotate_outputs<float>(Cpu const&, MatrixView<float>,
+                                                               MatrixView<double const>);
+DARTQUANT_COMPILED template void detail::rotate_outputs<double>(Cpu const&, MatrixView<double>,
+                                                                MatrixView<double const>);
+DARTQUANT_COMPILED template RowMatrix<float> detail::apply_rotation<float>(Cpu const&,
+                                                                           MatrixView<double const>,
+                                                                           MatrixView<float const>);
+DARTQUANT_COMPILED template RowMatrix<double> detail::apply_rotation<double>(Cpu const&,
+                                                                             MatrixView<double const>,
+                                                                             MatrixView<double const>);
+}  // namespace dartquant
+#endif

@@ -45,13 +45,9 @@ class DiagonalScale {
   static constexpr index_t rows_per_range = 32;
 
   template <class T>
-  void divide(Cpu const& cpu, MatrixView<T> X) const {
-    each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) / s); });
-  }
+  void divide(Cpu const& cpu, MatrixView<T> X) const;
   template <class T>
-  void multiply(Cpu const& cpu, MatrixView<T> X) const {
-    each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) * s); });
-  }
+  void multiply(Cpu const& cpu, MatrixView<T> X) const;
   template <class T, class Operation>
   void each(Cpu const& cpu, MatrixView<T> X, Operation operation) const {
     detail::require(X.cols() == channels(), "[DiagonalScale] matrix of ", X.rows(), " x ", X.cols(),
@@ -63,18 +59,31 @@ class DiagonalScale {
     });
   }
   template <class T>
-  void divide_rows(Cpu const& cpu, MatrixView<T> W) const {
-    detail::require(W.rows() == channels(), "[DiagonalScale] outputs of ", W.rows(), " x ", W.cols(),
-                    ": there are ", channels(), " scales");
-    cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
-      for (index_t row = first; row < last; ++row)
-        for (T& value : W.row(row))
-          value = static_cast<T>(static_cast<double>(value) / scale_[static_cast<std::size_t>(row)]);
-    });
-  }
+  void divide_rows(Cpu const& cpu, MatrixView<T> W) const;
 
   std::vector<double> scale_;
 };
+
+template <class T>
+void DiagonalScale::divide(Cpu const& cpu, MatrixView<T> X) const {
+  each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) / s); });
+}
+
+template <class T>
+void DiagonalScale::multiply(Cpu const& cpu, MatrixView<T> X) const {
+  each(cpu, X, [](T value, double s) { return static_cast<T>(static_cast<double>(value) * s); });
+}
+
+template <class T>
+void DiagonalScale::divide_rows(Cpu const& cpu, MatrixView<T> W) const {
+  detail::require(W.rows() == channels(), "[DiagonalScale] outputs of ", W.rows(), " x ", W.cols(),
+                  ": there are ", channels(), " scales");
+  cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
+    for (index_t row = first; row < last; ++row)
+      for (T& value : W.row(row))
+        value = static_cast<T>(static_cast<double>(value) / scale_[static_cast<std::size_t>(row)]);
+  });
+}
 
 namespace detail {
 
@@ -181,3 +190,18 @@ struct HeadScales {
 }
 
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void DiagonalScale::divide<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void DiagonalScale::divide<double>(Cpu const&, MatrixView<double>) const;
+DARTQUANT_COMPILED template void DiagonalScale::multiply<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void DiagonalScale::multiply<double>(Cpu const&, MatrixView<double>) const;
+DARTQUANT_COMPILED template void DiagonalScale::divide_rows<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void DiagonalScale::divide_rows<double>(Cpu const&, MatrixView<double>) const;
+DARTQUANT_COMPILED template void detail::raise_channel_peaks<float>(Cpu const&, MatrixView<float const>,
+                                                                    VectorView<double>);
+DARTQUANT_COMPILED template void detail::raise_channel_peaks<double>(Cpu const&, MatrixView<double const>,
+                                                                     VectorView<double>);
+}  // namespace dartquant
+#endif

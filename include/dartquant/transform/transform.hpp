@@ -28,16 +28,7 @@ class DenseRotation {
   /// costs n^2 instead of n^3.
   explicit DenseRotation(RowMatrix<double> R)
       : rotation_(std::make_shared<RowMatrix<double> const>(std::move(R))) {
-    detail::require_square_finite("DenseRotation", *rotation_);
-    Philox const random(0);
-    Eigen::VectorXd v(channels());
-    for (index_t i = 0; i < channels(); ++i) v[i] = random.sign(static_cast<std::uint64_t>(i));
-    Eigen::VectorXd const rotated = *rotation_ * v;
-    double const error = (rotation_->transpose() * rotated - v).lpNorm<1>();
-    double const size = static_cast<double>(channels());
-    double const ratio = error / (size * size * 0x1p-24);
-    detail::require(ratio < 30, "[DenseRotation] a sign vector comes back with error ratio ", ratio,
-                    ": must be below 30; reorthonormalize the rotation first");
+    check();
   }
 
   [[nodiscard]] index_t channels() const { return rotation_->rows(); }
@@ -51,18 +42,37 @@ class DenseRotation {
   void apply_inverse(Cpu const& cpu, MatrixView<double> X) const { multiply(cpu, X, Op::transpose); }
 
  private:
+  template <class = void>
+  void check() const;
   template <class T>
-  void multiply(Cpu const& cpu, MatrixView<T> X, Op op) const {
-    detail::require(X.cols() == channels(), "[DenseRotation] matrix of ", X.rows(), " x ", X.cols(),
-                    ": the rotation is for ", channels(), " channels");
-    RowMatrix<T> const factor = rotation_->template cast<T>();
-    RowMatrix<T> rotated(X.rows(), X.cols());
-    cpu.gemm<T>(T(1), X, Op::none, factor, op, T(0), rotated);
-    as_eigen(X) = rotated;
-  }
+  void multiply(Cpu const& cpu, MatrixView<T> X, Op op) const;
 
   std::shared_ptr<RowMatrix<double> const> rotation_;
 };
+
+template <class>
+void DenseRotation::check() const {
+  detail::require_square_finite("DenseRotation", *rotation_);
+  Philox const random(0);
+  Eigen::VectorXd v(channels());
+  for (index_t i = 0; i < channels(); ++i) v[i] = random.sign(static_cast<std::uint64_t>(i));
+  Eigen::VectorXd const rotated = *rotation_ * v;
+  double const error = (rotation_->transpose() * rotated - v).lpNorm<1>();
+  double const size = static_cast<double>(channels());
+  double const ratio = error / (size * size * 0x1p-24);
+  detail::require(ratio < 30, "[DenseRotation] a sign vector comes back with error ratio ", ratio,
+                  ": must be below 30; reorthonormalize the rotation first");
+}
+
+template <class T>
+void DenseRotation::multiply(Cpu const& cpu, MatrixView<T> X, Op op) const {
+  detail::require(X.cols() == channels(), "[DenseRotation] matrix of ", X.rows(), " x ", X.cols(),
+                  ": the rotation is for ", channels(), " channels");
+  RowMatrix<T> const factor = rotation_->template cast<T>();
+  RowMatrix<T> rotated(X.rows(), X.cols());
+  cpu.gemm<T>(T(1), X, Op::none, factor, op, T(0), rotated);
+  as_eigen(X) = rotated;
+}
 
 /// A chain of steps on activations X [tokens, channels], first step first: X <- X T, T = T_1 T_2 ... . Its
 /// counterpart on weights W [out, channels] is W <- W T^-T, so that (X T) (W T^-T)^T = X W^T.
@@ -111,6 +121,7 @@ class Transform {
   void fold(Cpu const& cpu, MatrixView<double> W) const { run_fold(cpu, W); }
 
   /// T [channels, channels].
+  template <class = void>
   [[nodiscard]] RowMatrix<double> matrix() const {
     RowMatrix<double> M = RowMatrix<double>::Identity(channels_, channels_);
     apply(Cpu(1), M);
@@ -125,29 +136,13 @@ class Transform {
   }
 
   template <class T>
-  void run(Cpu const& cpu, MatrixView<T> X) const {
-    check(X);
-    for (Step const& step : steps_) std::visit([&](auto const& s) { s.apply(cpu, X); }, step);
-  }
+  void run(Cpu const& cpu, MatrixView<T> X) const;
 
   template <class T>
-  void run_inverse(Cpu const& cpu, MatrixView<T> X) const {
-    check(X);
-    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step)
-      std::visit([&](auto const& s) { s.apply_inverse(cpu, X); }, *step);
-  }
+  void run_inverse(Cpu const& cpu, MatrixView<T> X) const;
 
   template <class T>
-  void run_fold(Cpu const& cpu, MatrixView<T> W) const {
-    check(W);
-    RowMatrix<double> wide;
-    for (index_t first = 0; first < W.rows(); first += detail::fold_rows) {
-      auto part = as_eigen(W.rows(first, std::min(detail::fold_rows, W.rows() - first)));
-      wide = part.template cast<double>();
-      for (Step const& step : steps_) std::visit([&](auto const& s) { fold_step(cpu, s, wide); }, step);
-      part = wide.template cast<T>();
-    }
-  }
+  void run_fold(Cpu const& cpu, MatrixView<T> W) const;
 
   /// A scale changes sides; an orthogonal step is its own counterpart.
   static void fold_step(Cpu const& cpu, DiagonalScale const& step, MatrixView<double> W) {
@@ -159,4 +154,43 @@ class Transform {
   std::vector<Step> steps_;
 };
 
+template <class T>
+void Transform::run(Cpu const& cpu, MatrixView<T> X) const {
+  check(X);
+  for (Step const& step : steps_) std::visit([&](auto const& s) { s.apply(cpu, X); }, step);
+}
+
+template <class T>
+void Transform::run_inverse(Cpu const& cpu, MatrixView<T> X) const {
+  check(X);
+  for (auto step = steps_.rbegin(); step != steps_.rend(); ++step)
+    std::visit([&](auto const& s) { s.apply_inverse(cpu, X); }, *step);
+}
+
+template <class T>
+void Transform::run_fold(Cpu const& cpu, MatrixView<T> W) const {
+  check(W);
+  RowMatrix<double> wide;
+  for (index_t first = 0; first < W.rows(); first += detail::fold_rows) {
+    auto part = as_eigen(W.rows(first, std::min(detail::fold_rows, W.rows() - first)));
+    wide = part.template cast<double>();
+    for (Step const& step : steps_) std::visit([&](auto const& s) { fold_step(cpu, s, wide); }, step);
+    part = wide.template cast<T>();
+  }
+}
+
 }  // namespace dartquant
+
+#ifdef DARTQUANT_COMPILED  // see core/instantiations.hpp
+namespace dartquant {
+DARTQUANT_COMPILED template void DenseRotation::check<void>() const;
+DARTQUANT_COMPILED template void DenseRotation::multiply<float>(Cpu const&, MatrixView<float>, Op) const;
+DARTQUANT_COMPILED template void DenseRotation::multiply<double>(Cpu const&, MatrixView<double>, Op) const;
+DARTQUANT_COMPILED template void Transform::run<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void Transform::run<double>(Cpu const&, MatrixView<double>) const;
+DARTQUANT_COMPILED template void Transform::run_inverse<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void Transform::run_inverse<double>(Cpu const&, MatrixView<double>) const;
+DARTQUANT_COMPILED template void Transform::run_fold<float>(Cpu const&, MatrixView<float>) const;
+DARTQUANT_COMPILED template void Transform::run_fold<double>(Cpu const&, MatrixView<double>) const;
+}  // namespace dartquant
+#endif
