@@ -115,6 +115,10 @@ Loop loop_of(Ceiling what) {
       return {dartquant_isa_avx512_vnni, loop_fma_512, fma_512_operations};
     case Ceiling::fma_256:
       return {dartquant_isa_avx2, loop_fma_256, fma_256_operations};
+    case Ceiling::fma_512_double:
+      return {dartquant_isa_avx512_vnni, loop_fma_512_double, fma_512_double_operations};
+    case Ceiling::fma_256_double:
+      return {dartquant_isa_avx2, loop_fma_256_double, fma_256_double_operations};
     case Ceiling::add_512:
       return {dartquant_isa_avx512_vnni, loop_add_512, add_512_operations};
     default:
@@ -210,9 +214,9 @@ void PinnedThreads::work(int part) {
 }
 
 char const* name_of(Ceiling what) {
-  static constexpr char const* names[ceiling_count] = {"read",     "stream",    "copy",   "vnni_512",
-                                                       "vnni_256", "avx2_int8", "tiles",  "fma_512",
-                                                       "fma_256",  "add_512",   "add_256"};
+  static constexpr char const* names[ceiling_count] = {
+      "read",    "stream",  "copy",           "vnni_512",       "vnni_256", "avx2_int8", "tiles",
+      "fma_512", "fma_256", "fma_512_double", "fma_256_double", "add_512",  "add_256"};
   return names[static_cast<int>(what)];
 }
 
@@ -231,7 +235,7 @@ void print_ceilings(int rounds) {
       auto const what = static_cast<Ceiling>(i);
       double found = 0;
       for (int round = 0; round < rounds; ++round) found = rate(what, threads);
-      std::fprintf(stderr, "ceiling %-9s %d thread%s %9.2f %s\n", name_of(what), count,
+      std::fprintf(stderr, "ceiling %-14s %d thread%s %9.2f %s\n", name_of(what), count,
                    count == 1 ? " " : "s", found * 1e-9, what <= Ceiling::copy ? "GB/s" : "Gop/s");
     }
   }

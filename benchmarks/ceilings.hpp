@@ -98,10 +98,12 @@ enum class Ceiling {
   tiles,      ///< int8 operations per second, tdpbsud on tiles that stay in registers
   fma_512,    ///< float operations (2 per FMA) per second, vfmadd231ps on zmm
   fma_256,
+  fma_512_double,  ///< double operations (2 per FMA) per second, vfmadd231pd on zmm
+  fma_256_double,
   add_512,  ///< float additions per second, vaddps on zmm
   add_256
 };
-inline constexpr int ceiling_count = 11;
+inline constexpr int ceiling_count = 13;
 
 /// "read", "vnni_512", ...
 char const* name_of(Ceiling what);

@@ -27,6 +27,18 @@ int loop_fma_256(std::int64_t iterations) {
   return float_loop(iterations, [&](__m256& sum) { sum = _mm256_fmadd_ps(sum, a, b); });
 }
 
+int loop_fma_256_double(std::int64_t iterations) {
+  __m256d const a = _mm256_set1_pd(0.5), b = _mm256_set1_pd(0.25);
+  __m256d sums[12];
+  for (int i = 0; i < 12; ++i) sums[i] = _mm256_set1_pd(1.0 + i);
+  for (std::int64_t n = 0; n < iterations; ++n)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sums[i] = _mm256_fmadd_pd(sums[i], a, b);
+  __m256d all = sums[0];
+  for (int i = 1; i < 12; ++i) all = _mm256_add_pd(all, sums[i]);
+  return sum_of(_mm256_castpd_si256(all));
+}
+
 int loop_add_256(std::int64_t iterations) {
   __m256 const a = _mm256_set1_ps(0.5f);
   return float_loop(iterations, [&](__m256& sum) { sum = _mm256_add_ps(sum, a); });

@@ -42,6 +42,18 @@ int loop_fma_512(std::int64_t iterations) {
   return float_loop(iterations, [&](__m512& sum) { sum = _mm512_fmadd_ps(sum, a, b); });
 }
 
+int loop_fma_512_double(std::int64_t iterations) {
+  __m512d const a = _mm512_set1_pd(0.5), b = _mm512_set1_pd(0.25);
+  __m512d sums[16];
+  for (int i = 0; i < 16; ++i) sums[i] = _mm512_set1_pd(1.0 + i);
+  for (std::int64_t n = 0; n < iterations; ++n)
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sums[i] = _mm512_fmadd_pd(sums[i], a, b);
+  __m512d all = sums[0];
+  for (int i = 1; i < 16; ++i) all = _mm512_add_pd(all, sums[i]);
+  return sum_of(_mm512_castpd_si512(all));
+}
+
 int loop_add_512(std::int64_t iterations) {
   __m512 const a = _mm512_set1_ps(0.5f);
   return float_loop(iterations, [&](__m512& sum) { sum = _mm512_add_ps(sum, a); });

@@ -13,6 +13,7 @@ namespace dartquant::bench {
 inline constexpr double vnni_512_operations = 16 * 128, vnni_256_operations = 12 * 64,
                         avx2_int8_operations = 4 * 8 * 64, tiles_operations = 4 * 32768,
                         fma_512_operations = 16 * 32, fma_256_operations = 12 * 16,
+                        fma_512_double_operations = 16 * 16, fma_256_double_operations = 12 * 8,
                         add_512_operations = 16 * 16, add_256_operations = 12 * 8;
 
 int loop_vnni_512(std::int64_t iterations);
@@ -21,6 +22,8 @@ int loop_avx2_int8(std::int64_t iterations);
 int loop_tiles(std::int64_t iterations);
 int loop_fma_512(std::int64_t iterations);
 int loop_fma_256(std::int64_t iterations);
+int loop_fma_512_double(std::int64_t iterations);
+int loop_fma_256_double(std::int64_t iterations);
 int loop_add_512(std::int64_t iterations);
 int loop_add_256(std::int64_t iterations);
 

@@ -15,21 +15,34 @@ namespace dartquant::bench {
 
 #if defined(DARTQUANT_OPENBLAS)
 
-double sgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads) {
-  auto const floats = [](std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); };
-  HugeBuffer const x(floats(tokens * in)), w(floats(out * in)), y(floats(tokens * out));
-  std::fill_n(x.as<float>(), tokens * in, 0.5f);
-  for (std::int64_t i = 0; i < out * in; ++i) w.as<float>()[i] = static_cast<float>(i % 17) - 8.0f;
+namespace {
+
+template <class T, class Product>
+double seconds_with(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads,
+                    Product const& product) {
+  auto const bytes = [](std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(T); };
+  HugeBuffer const x(bytes(tokens * in)), w(bytes(out * in)), y(bytes(tokens * out));
+  std::fill_n(x.as<T>(), tokens * in, T(0.5));
+  for (std::int64_t i = 0; i < out * in; ++i) w.as<T>()[i] = static_cast<T>(i % 17) - T(8);
   openblas_set_num_threads(threads);
   std::vector<double> taken;
   for (int i = 0; i < 5; ++i) {
     double const start = process_seconds();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(tokens), static_cast<int>(out),
-                static_cast<int>(in), 1.0f, x.as<float>(), static_cast<int>(in), w.as<float>(),
-                static_cast<int>(in), 0.0f, y.as<float>(), static_cast<int>(out));
+    product(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(tokens), static_cast<int>(out),
+            static_cast<int>(in), T(1), x.as<T>(), static_cast<int>(in), w.as<T>(), static_cast<int>(in),
+            T(0), y.as<T>(), static_cast<int>(out));
     taken.push_back((process_seconds() - start) / threads);
   }
   return typical(taken);
+}
+
+}  // namespace
+
+double sgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads) {
+  return seconds_with<float>(tokens, out, in, threads, cblas_sgemm);
+}
+double dgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads) {
+  return seconds_with<double>(tokens, out, in, threads, cblas_dgemm);
 }
 
 char const* openblas_name() { return openblas_get_config(); }
@@ -37,6 +50,7 @@ char const* openblas_name() { return openblas_get_config(); }
 #else
 
 double sgemm_seconds(std::int64_t, std::int64_t, std::int64_t, int) { return 0; }
+double dgemm_seconds(std::int64_t, std::int64_t, std::int64_t, int) { return 0; }
 char const* openblas_name() { return "OpenBLAS is missing"; }
 
 #endif

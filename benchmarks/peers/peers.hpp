@@ -9,8 +9,9 @@
 
 namespace dartquant::bench {
 
-/// OpenBLAS sgemm, seconds of a call now; 0 where it is not built in.
+/// OpenBLAS sgemm and dgemm, seconds of a call now; 0 where it is not built in.
 double sgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads);
+double dgemm_seconds(std::int64_t tokens, std::int64_t out, std::int64_t in, int threads);
 
 /// oneDNN matmul of 8-bit integers to float with weights in its own order, seconds per product now over
 /// weights that fill `bytes` or more in turn; activations signed or unsigned, whatever is faster. 0 where it

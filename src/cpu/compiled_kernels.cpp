@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "cpu/detect.hpp"
+
 namespace dartquant {
 namespace {
 
@@ -14,8 +16,8 @@ dartquant_cpu detected() {
   return cpu;
 }
 
-CpuKernels table_of(dartquant_cpu const& cpu) {
-  return {.cpu = cpu,
+CpuKernels table_of(dartquant_cpu const& chosen) {
+  return {.cpu = chosen,
           .rows_workspace_size = dartquant_rows_workspace_size,
           .hadamard = dartquant_hadamard,
           .quantize = dartquant_quantize,
@@ -27,7 +29,8 @@ CpuKernels table_of(dartquant_cpu const& cpu) {
           .matmul_float = dartquant_matmul_float,
           .argument_text = dartquant_argument_text,
           .reason_text = dartquant_reason_text,
-          .isa_name = dartquant_isa_name};
+          .isa_name = dartquant_isa_name,
+          .tiles = cpu::kernels_of(&chosen).tiles};
 }
 
 }  // namespace

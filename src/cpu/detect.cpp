@@ -110,13 +110,13 @@ Kernels kernels_of(dartquant_cpu const* cpu) {
   switch (static_cast<dartquant_isa>(cpu->chosen)) {
 #if defined(__x86_64__) || defined(_M_X64)
     case dartquant_isa_avx2:
-      return {&avx2_rows, &avx2_products};
+      return {&avx2_rows, &avx2_products, &avx2_tiles};
     case dartquant_isa_avx_vnni:
-      return {&avx2_rows, &avx_vnni_products};
+      return {&avx2_rows, &avx_vnni_products, &avx2_tiles};
     case dartquant_isa_avx512_vnni:
-      return {&avx512_rows, &avx512_vnni_products};
+      return {&avx512_rows, &avx512_vnni_products, &avx512_tiles};
     case dartquant_isa_amx_int8:
-      return {&avx512_rows, &amx_int8_products};
+      return {&avx512_rows, &amx_int8_products, &avx512_tiles};
 #elif defined(__aarch64__) || defined(_M_ARM64)
     case dartquant_isa_neon_dotprod:
       return {&neon_rows, &neon_dotprod_products};

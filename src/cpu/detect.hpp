@@ -11,6 +11,7 @@ namespace dartquant::cpu {
 struct Kernels {
   RowKernels const* rows = nullptr;
   ProductKernels const* products = nullptr;
+  TileKernels const* tiles = nullptr;  ///< null: none
 };
 
 /// The kernels that `cpu` chose; null pointers unless it was filled by dartquant_cpu_detect.

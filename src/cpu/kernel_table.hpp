@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <dartquant/core/tile_product.hpp>
+
 namespace dartquant::cpu {
 
 /// 4-bit weights in panels of 16 output channels, see docs/int4_format.md. A panel is, for every group, its
@@ -149,6 +151,7 @@ extern RowKernels const portable_rows;
 extern ProductKernels const portable_products;
 #if defined(__x86_64__) || defined(_M_X64)
 extern RowKernels const avx2_rows, avx512_rows;
+extern TileKernels const avx2_tiles, avx512_tiles;
 extern ProductKernels const avx2_products, avx_vnni_products, avx512_vnni_products, amx_int8_products;
 #elif defined(__aarch64__) || defined(_M_ARM64)
 extern RowKernels const neon_rows;

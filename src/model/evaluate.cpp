@@ -54,9 +54,11 @@ struct Side {
 };
 
 /// The logits of one block of the vocabulary [tokens of a tile, vocabulary of the block].
-RowMatrix<float> tile_logits(Side const& side, index_t first, index_t rows, RowMatrix<float> const& W) {
+RowMatrix<float> tile_logits(Cpu const& cpu, Side const& side, index_t first, index_t rows,
+                             RowMatrix<float> const& W) {
   RowMatrix<float> logits(rows, W.rows());
-  logits.noalias() = side.normed.middleRows(first, rows) * W.transpose();
+  detail::gemm_tile<float>(cpu, 1.0f, MatrixView<float const>(side.normed).rows(first, rows), Op::none, W,
+                           Op::transpose, 0.0f, logits);
   side.head.cap(logits);
   return logits;
 }
@@ -87,9 +89,9 @@ std::vector<TokenScore> score_tokens(Cpu const& cpu, TokenWindows const& windows
     RowMatrix<float> const W = model.head.weights(block);
     RowMatrix<float> const W0 = original != nullptr ? original->head.weights(block) : RowMatrix<float>();
     cpu.parallel_for(tokens, tile_rows, [&](index_t first, index_t last) {
-      RowMatrix<float> const Z = tile_logits(model, first, last - first, W);
+      RowMatrix<float> const Z = tile_logits(cpu, model, first, last - first, W);
       RowMatrix<float> Z0;
-      if (original != nullptr) Z0 = tile_logits(*original, first, last - first, W0);
+      if (original != nullptr) Z0 = tile_logits(cpu, *original, first, last - first, W0);
       Eigen::ArrayXd z, z0;
       for (index_t token = first; token < last; ++token) {
         if (token % seqlen == seqlen - 1) continue;  // nothing follows the last token of a window

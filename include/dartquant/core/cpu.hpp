@@ -14,6 +14,7 @@
 #include <dartquant/core/host_products.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/core/parallel.hpp>
+#include <dartquant/core/tile_kernel.hpp>
 
 namespace dartquant {
 
@@ -44,10 +45,11 @@ class Cpu {
     detail::require(threads >= 1, "[Cpu] ", threads, " threads: at least one is needed");
   }
 
-  /// The same threads with compiled kernels behind quantize, dequantize, fake_quantize, matmul and
-  /// Hadamard, wherever the kernels cover the call; what they do not cover runs as without them. Levels,
-  /// scales, dequantized values and Hadamard transforms keep their bytes; float products may differ in the
-  /// last bits. Cpu(threads).with_kernels(compiled_kernels()), see core/compiled_kernels.hpp.
+  /// The same threads with compiled kernels behind quantize, dequantize, fake_quantize, matmul, Hadamard and
+  /// the products of float and double matrices, wherever the kernels cover the call; what they do not cover
+  /// runs as without them. Levels, scales, dequantized values and Hadamard transforms keep their bytes; float
+  /// and double products may differ in the last bits. Cpu(threads).with_kernels(compiled_kernels()), see
+  /// core/compiled_kernels.hpp.
   [[nodiscard]] Cpu with_kernels(CpuKernels const& kernels) const {
     Cpu equipped = *this;
     equipped.kernels_ = std::make_shared<CpuKernels const>(kernels);
@@ -99,8 +101,9 @@ class Cpu {
     return Matrix<T>(rows, cols);
   }
 
-  /// C <- alpha op(A) op(B) + beta C, row-major, any strides. beta == 0 never reads C. Cost: 2 rows cols
-  /// depth operations. Errors: InvalidArgument when the shapes do not fit.
+  /// C <- alpha op(A) op(B) + beta C, row-major, any strides. beta == 0 never reads C. Error: about depth
+  /// eps |A| |B| per element; Eigen and the compiled kernels (see TileKernel) add in different orders. Cost:
+  /// 2 rows cols depth operations. Errors: InvalidArgument when the shapes do not fit.
   template <class T>
   void gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
             std::type_identity_t<MatrixView<T const>> B, Op op_b, std::type_identity_t<T> beta,
@@ -201,10 +204,13 @@ MatrixView<T const> op_cols(MatrixView<T const> A, Op op, index_t first, index_t
   return op == Op::none ? A.columns(first, count) : A.rows(first, count);
 }
 
-/// One tile of a product, on the calling thread.
+/// One tile of a product, on the calling thread: by the kernels of `cpu` where they are faster, else Eigen.
 template <class T>
-void gemm_tile(T alpha, MatrixView<T const> A, Op op_a, MatrixView<T const> B, Op op_b, T beta,
-               MatrixView<T> C) {
+void gemm_tile(Cpu const& cpu, T alpha, MatrixView<T const> A, Op op_a, MatrixView<T const> B, Op op_b,
+               T beta, MatrixView<T> C) {
+  index_t const depth = op_a == Op::none ? A.cols() : A.rows();
+  if (auto const* const kernel = tile_kernel<T>(cpu.kernels(), C.rows(), C.cols(), depth))
+    return kernel_tile<T>(*kernel, alpha, A, op_a, B, op_b, beta, C);
   auto const a = as_eigen(A);
   auto const b = as_eigen(B);
   auto c = as_eigen(C);
@@ -242,7 +248,7 @@ void Cpu::gemm(T alpha, std::type_identity_t<MatrixView<T const>> A, Op op_a,
                   width = std::min(detail::gemm_tile_cols, cols - col);
     auto const a = detail::op_cols(detail::op_rows(A, op_a, row, height), op_a, first, count);
     auto const b = detail::op_rows(detail::op_cols(B, op_b, col, width), op_b, first, count);
-    detail::gemm_tile<T>(alpha, a, op_a, b, op_b, factor, target.block(row, col, height, width));
+    detail::gemm_tile<T>(*this, alpha, a, op_a, b, op_b, factor, target.block(row, col, height, width));
   };
   if (chunks == 1) {
     parallel_for(tiles_down * tiles_across, 1,

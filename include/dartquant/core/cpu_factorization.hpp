@@ -91,28 +91,26 @@ template <class T>
 /// B <- B op(L)^-1 for the columns [first, last) of a few rows, by halves: what is left to do beside the
 /// inverted diagonal blocks are products, the largest possible ones.
 template <class T>
-void solve_columns(MatrixView<T const> L, Op op, std::vector<RowMatrix<T>> const& inverses, index_t first,
-                   index_t last, MatrixView<T> B) {
+void solve_columns(Cpu const& cpu, MatrixView<T const> L, Op op, std::vector<RowMatrix<T>> const& inverses,
+                   index_t first, index_t last, MatrixView<T> B) {
   if (last - first <= triangle_leaf) {
     RowMatrix<T> const& inverse = inverses[static_cast<std::size_t>(first / triangle_leaf)];
-    auto const D = as_eigen(MatrixView<T const>(inverse).block(0, 0, last - first, last - first));
-    auto columns = as_eigen(B.columns(first, last - first));
-    RowMatrix<T> const copy = columns;
-    if (op == Op::transpose) columns.noalias() = copy * D.transpose();
-    else columns.noalias() = copy * D;
-    return;
+    MatrixView<T const> const D = MatrixView<T const>(inverse).block(0, 0, last - first, last - first);
+    MatrixView<T> const columns = B.columns(first, last - first);
+    RowMatrix<T> const copy = as_eigen(columns);
+    return gemm_tile<T>(cpu, T(1), copy, Op::none, D, op, T(0), columns);
   }
   index_t const middle = first + (last - first + 2 * triangle_leaf - 1) / (2 * triangle_leaf) * triangle_leaf;
   MatrixView<T> const left = B.columns(first, middle - first), right = B.columns(middle, last - middle);
   MatrixView<T const> const below = L.block(middle, first, last - middle, middle - first);
   if (op == Op::transpose) {
-    solve_columns<T>(L, op, inverses, first, middle, B);
-    gemm_tile<T>(T(-1), left, Op::none, below, Op::transpose, T(1), right);
-    solve_columns<T>(L, op, inverses, middle, last, B);
+    solve_columns<T>(cpu, L, op, inverses, first, middle, B);
+    gemm_tile<T>(cpu, T(-1), left, Op::none, below, Op::transpose, T(1), right);
+    solve_columns<T>(cpu, L, op, inverses, middle, last, B);
   } else {
-    solve_columns<T>(L, op, inverses, middle, last, B);
-    gemm_tile<T>(T(-1), right, Op::none, below, Op::none, T(1), left);
-    solve_columns<T>(L, op, inverses, first, middle, B);
+    solve_columns<T>(cpu, L, op, inverses, middle, last, B);
+    gemm_tile<T>(cpu, T(-1), right, Op::none, below, Op::none, T(1), left);
+    solve_columns<T>(cpu, L, op, inverses, first, middle, B);
   }
 }
 
@@ -135,8 +133,8 @@ void Cpu::gram(std::type_identity_t<MatrixView<T const>> Z, MatrixView<double> G
   detail::for_lower_tiles(*this, (n + tile - 1) / tile, [&](index_t i, index_t j) {
     index_t const row = i * tile, col = j * tile, height = std::min(tile, n - row),
                   width = std::min(tile, n - col);
-    detail::gemm_tile<double>(1, z.columns(row, height), Op::transpose, z.columns(col, width), Op::none, 0,
-                              G.block(row, col, height, width));
+    detail::gemm_tile<double>(*this, 1, z.columns(row, height), Op::transpose, z.columns(col, width),
+                              Op::none, 0, G.block(row, col, height, width));
   });
 }
 
@@ -155,8 +153,8 @@ CholeskyStatus Cpu::cholesky(MatrixView<double> G) const {
     detail::for_lower_tiles(*this, (left + tile - 1) / tile, [&](index_t i, index_t j) {
       index_t const row = i * tile, col = j * tile;
       index_t const height = std::min(tile, left - row), across = std::min(tile, left - col);
-      detail::gemm_tile<double>(-1, panel.rows(row, height), Op::none, panel.rows(col, across), Op::transpose,
-                                1, G.block(next + row, next + col, height, across));
+      detail::gemm_tile<double>(*this, -1, panel.rows(row, height), Op::none, panel.rows(col, across),
+                                Op::transpose, 1, G.block(next + row, next + col, height, across));
     });
   }
   parallel_for(n, 64, [&](index_t first, index_t last) {
@@ -222,7 +220,7 @@ void Cpu::solve_lower(std::type_identity_t<MatrixView<T const>> L, Op op,
     index_t const reach =
         (first + rows + detail::triangle_leaf - 1) / detail::triangle_leaf * detail::triangle_leaf;
     index_t const last = fill == Fill::lower ? std::min(L.rows(), reach) : L.rows();
-    if (last > 0) detail::solve_columns<T>(L, op, inverses, 0, last, B.rows(first, rows));
+    if (last > 0) detail::solve_columns<T>(*this, L, op, inverses, 0, last, B.rows(first, rows));
   });
 }
 
@@ -239,7 +237,7 @@ void Cpu::multiply_lower(std::type_identity_t<MatrixView<T const>> A,
   parallel_for(down * across, 1, [&](index_t index, index_t) {
     index_t const col = index / down * tile, row = index % down * tile;  // the deepest products first
     index_t const height = std::min(tile, A.rows() - row), width = std::min(tile, depth - col);
-    detail::gemm_tile<T>(T(1), A.block(row, col, height, depth - col), Op::none,
+    detail::gemm_tile<T>(*this, T(1), A.block(row, col, height, depth - col), Op::none,
                          L.block(col, col, depth - col, width), Op::none, T(0),
                          C.block(row, col, height, width));
   });

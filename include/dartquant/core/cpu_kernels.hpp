@@ -5,13 +5,15 @@
 
 #include <dartquant/kernels.h>
 #include <dartquant/core/error.hpp>
+#include <dartquant/core/tile_product.hpp>
 #include <dartquant/core/view.hpp>
 
 namespace dartquant {
 
 /// Compiled kernels that a Cpu may carry: the calls of kernels.h as pointers, and the instruction set that
 /// they use. Values, so that these headers link nothing: the pointers come from compiled_kernels()
-/// (core/compiled_kernels.hpp, target DartQuant::kernels), which fills every one. See Cpu::with_kernels.
+/// (core/compiled_kernels.hpp, target DartQuant::kernels), which fills every one but `tiles` where there are
+/// none. See Cpu::with_kernels.
 struct CpuKernels {
   dartquant_cpu cpu{};  ///< what was detected, and the instruction set that is used
 
@@ -27,6 +29,8 @@ struct CpuKernels {
   decltype(&dartquant_argument_text) argument_text = nullptr;
   decltype(&dartquant_reason_text) reason_text = nullptr;
   decltype(&dartquant_isa_name) isa_name = nullptr;
+  /// Products of float and double matrices; null where Eigen has the same instructions (Arm, portable).
+  TileKernels const* tiles = nullptr;
 
   [[nodiscard]] dartquant_isa isa() const { return static_cast<dartquant_isa>(cpu.chosen); }
   /// Such as "avx512_vnni".

@@ -15,10 +15,10 @@ DARTQUANT_COMPILED template void Cpu::gemm<float>(float, MatrixView<float const>
 DARTQUANT_COMPILED template void Cpu::gemm<double>(double, MatrixView<double const>, Op,
                                                    MatrixView<double const>, Op, double,
                                                    MatrixView<double>) const;
-DARTQUANT_COMPILED template void detail::gemm_tile<float>(float, MatrixView<float const>, Op,
+DARTQUANT_COMPILED template void detail::gemm_tile<float>(Cpu const&, float, MatrixView<float const>, Op,
                                                           MatrixView<float const>, Op, float,
                                                           MatrixView<float>);
-DARTQUANT_COMPILED template void detail::gemm_tile<double>(double, MatrixView<double const>, Op,
+DARTQUANT_COMPILED template void detail::gemm_tile<double>(Cpu const&, double, MatrixView<double const>, Op,
                                                            MatrixView<double const>, Op, double,
                                                            MatrixView<double>);
 

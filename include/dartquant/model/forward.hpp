@@ -123,10 +123,11 @@ struct OnlineRotations {
 /// v rounded too, and so on to down_proj. R3 is left out: it cancels where the cache is not quantized. Memory
 /// then also holds their hidden states and the Hessian of one input in FP64, three times while it is
 /// factored.
-///   Integer arithmetic takes compiled_kernels() where `cpu` has none; its bytes do not depend on the
-/// instruction set. Errors: InvalidArgument (options, a token id outside the vocabulary, more tokens than
-/// positions), Error(format) naming a weight that is not finite, Error(numerics) naming the layer whose
-/// output is not.
+///   Integer arithmetic takes compiled_kernels() where `cpu` has none; the bytes of its products do not depend
+/// on the instruction set (those of float and double products beside them may: routers of experts, dense
+/// rotations, weights rounded by GPTQ or learned ranges; see Cpu::with_kernels). Errors: InvalidArgument
+/// (options, a token id outside the vocabulary, more tokens than positions), Error(format) naming a weight
+/// that is not finite, Error(numerics) naming the layer whose output is not.
 [[nodiscard]] RowMatrix<float> hidden_states(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                                              ForwardOptions const& options = {});
 

@@ -72,9 +72,15 @@ template <int StorageBits>
 class GptqRounding {
  public:
   /// `nearest` is W rounded to nearest: scales that are fitted on W as it came are its own.
-  GptqRounding(MatrixView<float const> W, GptqFactor const& factor, GptqOptions const& options,
-               IntMatrix<StorageBits> const& nearest, IntMatrix<StorageBits>& Q)
-      : W_(W), factor_(factor), options_(options), nearest_(nearest), Q_(Q), group_(Q.block().cols) {}
+  GptqRounding(Cpu const& cpu, MatrixView<float const> W, GptqFactor const& factor,
+               GptqOptions const& options, IntMatrix<StorageBits> const& nearest, IntMatrix<StorageBits>& Q)
+      : cpu_(cpu),
+        W_(W),
+        factor_(factor),
+        options_(options),
+        nearest_(nearest),
+        Q_(Q),
+        group_(Q.block().cols) {}
 
   void rows(index_t first, index_t last) {
     index_t const n = W_.cols(), count = last - first;
@@ -87,7 +93,7 @@ class GptqRounding {
       errors.resize(count, end - begin);
       for (index_t i = 0; i < count; ++i) round_row(first + i, begin, end, &w(i, 0), &errors(i, 0));
       if (left > 0)
-        gemm_tile<double>(-1, errors, Op::none, view(factor_.U).block(begin, end, end - begin, left),
+        gemm_tile<double>(cpu_, -1, errors, Op::none, view(factor_.U).block(begin, end, end - begin, left),
                           Op::none, 1, view(w).columns(end, left));
       begin = end;
     }
@@ -159,6 +165,7 @@ class GptqRounding {
     }
   }
 
+  Cpu const& cpu_;
   MatrixView<float const> W_;
   GptqFactor const& factor_;
   GptqOptions const& options_;
@@ -211,7 +218,7 @@ template <int StorageBits>
   IntMatrix<StorageBits> const nearest = quantize<StorageBits>(cpu, W, options.quantize, "gptq");
   IntMatrix<StorageBits> rounded(W.rows(), W.cols(), options.quantize);
   cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
-    GptqRounding<StorageBits>(W, factor, options, nearest, rounded).rows(first, last);
+    GptqRounding<StorageBits>(cpu, W, factor, options, nearest, rounded).rows(first, last);
   });
   GptqReport report = gptq_report(hessian, factor, options);
   std::vector<double> const before = row_proxy_losses(cpu, hessian, W, dequantize(cpu, nearest)),

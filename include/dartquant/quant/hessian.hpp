@@ -87,8 +87,8 @@ void Hessian::accumulate(Cpu const& cpu, MatrixView<T const> X) {
     detail::for_lower_tiles(cpu, (n + tile - 1) / tile, [&](index_t i, index_t j) {
       index_t const row = i * tile, col = j * tile, height = std::min(tile, n - row),
                     width = std::min(tile, n - col);
-      detail::gemm_tile<double>(1, z.columns(row, height), Op::transpose, z.columns(col, width), Op::none, 1,
-                                H.block(row, col, height, width));
+      detail::gemm_tile<double>(cpu, 1, z.columns(row, height), Op::transpose, z.columns(col, width),
+                                Op::none, 1, H.block(row, col, height, width));
     });
   }
   tokens_ += X.rows();
@@ -118,11 +118,12 @@ template <class = void>
           loss[static_cast<std::size_t>(i)] +=
               factor * dot<double>(&C(i - first, 0), &E(i - first, col), width);
       };
-      gemm_tile<double>(1, e.columns(col, width), Op::none, H.block(col, col, width, width), Op::none, 0, C);
+      gemm_tile<double>(cpu, 1, e.columns(col, width), Op::none, H.block(col, col, width, width), Op::none, 0,
+                        C);
       add(1);
       if (next == n) break;
-      gemm_tile<double>(1, e.columns(next, n - next), Op::none, H.block(next, col, n - next, width), Op::none,
-                        0, C);
+      gemm_tile<double>(cpu, 1, e.columns(next, n - next), Op::none, H.block(next, col, n - next, width),
+                        Op::none, 0, C);
       add(2);
     }
     for (index_t i = first; i < last; ++i)

@@ -52,9 +52,10 @@ template <int StorageBits>
 class ClipDescent {
  public:
   /// `H` [channels, channels] symmetric; rows [first, last) of W.
-  ClipDescent(MatrixView<float const> W, MatrixView<double const> H, LearnedClipOptions const& options,
-              index_t first, index_t last, IntMatrix<StorageBits>& Q)
-      : W_(W),
+  ClipDescent(Cpu const& cpu, MatrixView<float const> W, MatrixView<double const> H,
+              LearnedClipOptions const& options, index_t first, index_t last, IntMatrix<StorageBits>& Q)
+      : cpu_(cpu),
+        W_(W),
         H_(H),
         options_(options),
         Q_(Q),
@@ -69,7 +70,7 @@ class ClipDescent {
   void run() {
     for (index_t i = 0; i < rows_; ++i)
       for (index_t g = 0; g < groups_; ++g) errors(i, g, Ends{}, &e_(i, g * group_));
-    gemm_tile<double>(1, e_, Op::none, H_, Op::none, 0, h_);
+    gemm_tile<double>(cpu_, 1, e_, Op::none, H_, Op::none, 0, h_);
     bool const symmetric = options_.quantize.symmetry == Symmetry::symmetric;
     index_t const rounds =
         symmetric && groups_ == 1 ? 1 : options_.rounds;  // a single end has no other to fit
@@ -149,7 +150,7 @@ class ClipDescent {
       taken.row(i) = D.row(c);
     }
     e_.middleCols(g * group_, width(g)) += taken;
-    gemm_tile<double>(1, taken, Op::none, H_.rows(g * group_, width(g)), Op::none, 1, h_);
+    gemm_tile<double>(cpu_, 1, taken, Op::none, H_.rows(g * group_, width(g)), Op::none, 1, h_);
   }
 
   /// d of every candidate.
@@ -168,7 +169,7 @@ class ClipDescent {
                                           RowMatrix<double> const& D) const {
     index_t const begin = g * group_, n = width(g);
     RowMatrix<double> DH(D.rows(), n);
-    gemm_tile<double>(1, D, Op::none, H_.block(begin, begin, n, n), Op::none, 0, DH);
+    gemm_tile<double>(cpu_, 1, D, Op::none, H_.block(begin, begin, n, n), Op::none, 0, DH);
     std::vector<double> least(static_cast<std::size_t>(rows_), 0.0);
     std::vector<index_t> chosen(static_cast<std::size_t>(rows_), -1);
     for (index_t c = 0; c < D.rows(); ++c) {
@@ -189,6 +190,7 @@ class ClipDescent {
       Q_.set_level(first_ + i, j, q.level(W_(first_ + i, j)));
   }
 
+  Cpu const& cpu_;
   MatrixView<float const> W_;
   MatrixView<double const> H_;
   LearnedClipOptions const& options_;
@@ -217,7 +219,7 @@ template <int StorageBits>
   IntMatrix<StorageBits> const nearest = quantize<StorageBits>(cpu, W, options.quantize, "learned_clip");
   IntMatrix<StorageBits> Q(W.rows(), W.cols(), options.quantize);
   cpu.parallel_for(W.rows(), rows_per_range, [&](index_t first, index_t last) {
-    ClipDescent<StorageBits>(W, H, options, first, last, Q).run();
+    ClipDescent<StorageBits>(cpu, W, H, options, first, last, Q).run();
   });
   LearnedClipResult<StorageBits> result{std::move(Q)};
   result.rtn_loss = proxy_loss(cpu, hessian, W, dequantize(cpu, nearest));
