@@ -42,7 +42,7 @@ struct Product {
   std::uint8_t* scratch;  ///< scratch_bytes, 64-byte aligned
 };
 inline constexpr std::int64_t row_block = 256;  ///< most rows of a Product
-inline constexpr std::size_t scratch_bytes = 512 * 1024;
+inline constexpr std::size_t scratch_bytes = 640 * 1024;
 
 /// The product of float activations with panels, one block of rows.
 struct FloatProduct {
