@@ -30,11 +30,32 @@ int nibble_at(std::uint8_t const* row, std::int64_t j, int flip) {
   return (j % 2 == 0 ? uint4_even(row[j / 2]) : uint4_odd(row[j / 2])) ^ flip;
 }
 
+// A word of eight nibbles, channels 0 ... 7 of a plain row, and the four bytes of an output of a line,
+// channels 0 4 1 5 2 6 3 7: the pairs in the middle change places, first of bytes, then of nibbles.
+
+std::uint32_t swap_middle(std::uint32_t x, int bits, std::uint32_t lower) {
+  std::uint32_t const change = (x ^ x >> bits) & lower;
+  return x ^ change ^ change << bits;
+}
+std::uint32_t line_of_row(std::uint32_t x) {
+  return swap_middle(swap_middle(x, 8, 0x0000FF00u), 4, 0x00F000F0u);
+}
+std::uint32_t row_of_line(std::uint32_t x) {
+  return swap_middle(swap_middle(x, 4, 0x00F000F0u), 8, 0x0000FF00u);
+}
+std::int32_t sum_of_nibbles(std::uint32_t x) {
+  std::uint32_t const pairs = (x & 0x0F0F0F0Fu) + (x >> 4 & 0x0F0F0F0Fu);
+  return static_cast<std::int32_t>(pairs * 0x01010101u >> 24);
+}
+
 /// A walk over the groups of a panel.
 struct Cell {
   std::int64_t panel, group, first, channels;  ///< the group's first input channel and how many it has
   std::int64_t lines, offset, index;           ///< offset of its lines in the buffer; index of its 16 cells
 };
+
+/// Lines all of whose channels exist, in whole bytes of a plain row.
+std::int64_t whole_lines(Cell const& cell) { return cell.first % 2 == 0 ? cell.channels / line_channels : 0; }
 
 template <class Visit>
 void for_each_group(dartquant_weights const& w, PackedShape const& s, Share panels, Visit const& visit) {
@@ -68,7 +89,15 @@ void pack_group(dartquant_weights const& w, PackedShape const& s, dartquant_quan
       sum += n - zero;
       return n;
     };
-    for (std::int64_t line = 0; line < cell.lines; ++line)
+    std::int64_t const whole = real ? whole_lines(cell) : 0;
+    for (std::int64_t line = 0; line < whole; ++line) {
+      std::uint32_t word;
+      std::memcpy(&word, row + cell.first / 2 + 4 * line, sizeof word);
+      word = line_of_row(word) ^ static_cast<std::uint32_t>(flip) * 0x11111111u;
+      sum += sum_of_nibbles(word) - 8 * zero;
+      std::memcpy(lines + line * line_bytes + 4 * c, &word, sizeof word);
+    }
+    for (std::int64_t line = whole; line < cell.lines; ++line)
       for (std::int64_t t = 0; t < 4; ++t) {
         int const low = nibble(line * line_channels + t), high = nibble(line * line_channels + 4 + t);
         lines[line * line_bytes + 4 * c + t] = pack_int4(low, high);
@@ -89,7 +118,14 @@ void unpack_group(dartquant_weights const& w, PackedShape const& s, std::uint8_t
   for (std::int64_t c = 0; c < panel_cols && cell.panel * panel_cols + c < w.out; ++c) {
     std::int64_t const out = cell.panel * panel_cols + c;
     auto* const row = static_cast<std::uint8_t*>(q.levels) + out * q.level_stride;
-    for (std::int64_t j = 0; j < cell.channels; ++j) {
+    std::int64_t const whole = whole_lines(cell);
+    for (std::int64_t line = 0; line < whole; ++line) {
+      std::uint32_t word;
+      std::memcpy(&word, lines + line * line_bytes + 4 * c, sizeof word);
+      word = row_of_line(word ^ static_cast<std::uint32_t>(flip) * 0x11111111u);
+      std::memcpy(row + cell.first / 2 + 4 * line, &word, sizeof word);
+    }
+    for (std::int64_t j = whole * line_channels; j < cell.channels; ++j) {
       std::uint8_t const byte = lines[j / line_channels * line_bytes + 4 * c + j % 4];
       int const level = (j % line_channels < 4 ? uint4_even(byte) : uint4_odd(byte)) ^ flip;
       std::uint8_t& to = row[(cell.first + j) / 2];
