@@ -62,19 +62,21 @@ void convert(benchmark::State& state, double bytes, Convert const& call) {
   state.counters["median"] = quantile(taken, 0.5) / seconds;
 }
 
+/// Registers one call that reads and writes `bytes` together.
+template <class Call>
+void add(std::string const& name, double bytes, Call const& call) {
+  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { convert(state, bytes, call); })
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond);
+}
+
 /// Registers the two directions of a format of `size` bytes.
 template <class To, class From>
 void add(char const* name, Levels& levels, double size, To const& to, From const& from) {
   double const bytes = size + levels.bytes();
-  auto const line = [&](std::string const& direction, auto const& call) {
-    benchmark::RegisterBenchmark((direction + name).c_str(),
-                                 [=](benchmark::State& state) { convert(state, bytes, call); })
-        ->UseManualTime()
-        ->Unit(benchmark::kMillisecond);
-  };
   dartquant_quantized const q = levels.matrix();
-  line("to_", [=] { return to(q); });
-  line("from_", [=] { return from(q); });
+  add(std::string("to_") + name, bytes, [=] { return to(q); });
+  add(std::string("from_") + name, bytes, [=] { return from(q); });
 }
 
 }  // namespace
@@ -97,6 +99,24 @@ int main(int argc, char** argv) {
       "q8_0/g32", g32_bytes, static_cast<double>(blocks * 34),
       [=](dartquant_quantized const& q) { return dartquant_to_q8_0(&q, q8, cols / 32, 0, 1); },
       [=](dartquant_quantized const& q) { return dartquant_from_q8_0(q8, cols / 32, &q, 0, 1); });
+
+  HugeBuffer values(static_cast<std::size_t>(rows * cols) * sizeof(float));
+  for (std::int64_t i = 0; i < rows * cols; ++i)
+    values.as<float>()[i] = static_cast<float>(values.as<std::uint32_t>()[i] >> 8) * 0x1p-23f - 1.0f;
+  dartquant_matrix const x{values.as(), dartquant_float32, rows, cols, cols};
+  add("quantize_q4_0/float32", static_cast<double>(rows * cols * 4 + blocks * 18),
+      [=] { return dartquant_quantize_q4_0(&x, q4, cols / 32, 0, 1); });
+  add("quantize_q8_0/float32", static_cast<double>(rows * cols * 4 + blocks * 34),
+      [=] { return dartquant_quantize_q8_0(&x, q8, cols / 32, 0, 1); });
+  HugeBuffer halves_of_x(static_cast<std::size_t>(rows * cols) * 2);
+  for (std::int64_t i = 0; i < rows * cols; ++i)  // the sign, an exponent near that of 1, and the mantissa
+    halves_of_x.as<std::uint16_t>()[i] =
+        static_cast<std::uint16_t>((halves_of_x.as<std::uint16_t>()[i] & 0x83FFu) | 0x3F80u);
+  dartquant_matrix const bf16{halves_of_x.as(), dartquant_bfloat16, rows, cols, cols};
+  add("quantize_q4_0/bfloat16", static_cast<double>(rows * cols * 2 + blocks * 18),
+      [=] { return dartquant_quantize_q4_0(&bf16, q4, cols / 32, 0, 1); });
+  add("quantize_q8_0/bfloat16", static_cast<double>(rows * cols * 2 + blocks * 34),
+      [=] { return dartquant_quantize_q8_0(&bf16, q8, cols / 32, 0, 1); });
 
   auto* const packed = words.as<std::int32_t>();
   double const size = static_cast<double>(rows * cols / 2 + rows * groups * 2);

@@ -100,13 +100,14 @@ class Run {
   explicit Run(Kernel const& kernel)
       : kernel_(kernel),
         weights_(weights_of(kernel.group)),
-        levels_(random_bytes<std::uint8_t>(static_cast<std::size_t>(kernel.tokens * in))),
+        levels_(static_cast<std::size_t>(kernel.tokens * in)),
         scales_(static_cast<std::size_t>(kernel.tokens), 0.02f),
-        values_(static_cast<std::size_t>(kernel.tokens * in)),
-        y_(static_cast<std::size_t>(kernel.tokens * out)) {
+        values_(static_cast<std::size_t>(kernel.tokens * in) * sizeof(float)),
+        y_(static_cast<std::size_t>(kernel.tokens * out) * sizeof(float)) {
     require(dartquant_cpu_detect(&cpu_));
     require(dartquant_cpu_choose(&cpu_, kernel.isa));
-    for (std::size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(levels_[i]) - 128.0f;
+    for (std::int64_t i = 0; i < kernel.tokens * in; ++i)
+      values_.as<float>()[i] = static_cast<float>(levels_.as()[i]) - 128.0f;
     require(dartquant_matmul_workspace_size(&weights_.shape, kernel.tokens, kernel.x_bits, &workspace_));
     workspace_ = (workspace_ + 4095) / 4096 * 4096;
     workspaces_ = std::make_unique<HugeBuffer>(workspace_ * static_cast<std::size_t>(kernel.threads));
@@ -123,10 +124,10 @@ class Run {
 
  private:
   void multiply(void const* packed, int part) {
-    dartquant_matrix const y{y_.data(), dartquant_float32, kernel_.tokens, out, out};
+    dartquant_matrix const y{y_.as(), dartquant_float32, kernel_.tokens, out, out};
     void* const workspace = workspaces_->as() + static_cast<std::size_t>(part) * workspace_;
     if (kernel_.x_bits > 8) {
-      dartquant_matrix const x{values_.data(), dartquant_float32, kernel_.tokens, in, in};
+      dartquant_matrix const x{values_.as(), dartquant_float32, kernel_.tokens, in, in};
       require(dartquant_matmul_float(&cpu_, &weights_.shape, packed, weights_.bytes, &x, nullptr, &y,
                                      workspace, workspace_, part, kernel_.threads));
       return;
@@ -136,7 +137,7 @@ class Run {
                                 kernel_.x_bits,
                                 dartquant_symmetric,
                                 0,
-                                levels_.data(),
+                                levels_.as(),
                                 kernel_.x_bits == 4 ? in / 2 : in,
                                 scales_.data(),
                                 1,
@@ -149,8 +150,9 @@ class Run {
   Kernel kernel_;
   Weights const& weights_;
   dartquant_cpu cpu_{};
-  std::vector<std::uint8_t> levels_;
-  std::vector<float> scales_, values_, y_;
+  HugeBuffer levels_;  // on whole cache lines, as those of the peers are
+  std::vector<float> scales_;
+  HugeBuffer values_, y_;
   std::size_t workspace_ = 0, next_ = 0;
   std::unique_ptr<HugeBuffer> workspaces_;
 };

@@ -228,23 +228,30 @@ void walsh_ahead(float* x, std::int64_t count, std::int64_t length, Ahead* ahead
 
 // ---- load, transform and range, or factor, at once ----------------------------------------------------
 
-template <class Sink>
-void transform_to(Transform const& t, Sink& sink, Requests& ask) {
-  if (t.type == Type::float32) walsh_blocks<Type::float32>(t.x, t.y, t.count, t.length, sink, ask);
-  else if (t.type == Type::float16) walsh_blocks<Type::float16>(t.x, t.y, t.count, t.length, sink, ask);
-  else walsh_blocks<Type::bfloat16>(t.x, t.y, t.count, t.length, sink, ask);
+template <Type type>
+void transform_as(Transform const& t, Requests& ask) {
+  constexpr std::int64_t bytes = type == Type::float32 ? 4 : 2;
+  if (t.ranges == nullptr) {
+    Scaled scaled{_mm512_set1_ps(t.factor)};
+    return walsh_blocks<type>(t.x, t.y, t.count, t.length, scaled, ask);
+  }
+  std::int64_t const each = t.per_range * t.length;
+  auto const* x = static_cast<char const*>(t.x);
+  float* y = t.y;
+  for (Range *to = t.ranges, *const end = to + t.count / t.per_range; to != end; ++to) {
+    Ranged ranged;
+    walsh_blocks<type>(x, y, t.per_range, t.length, ranged, ask);
+    *to = ranged.range();
+    x += each * bytes;
+    y += each;
+  }
 }
 
 void transform(Transform const* t, Ahead* ahead) {
   Requests ask{*ahead};
-  if (t->range != nullptr) {
-    Ranged ranged;
-    transform_to(*t, ranged, ask);
-    *t->range = ranged.range();
-  } else {
-    Scaled scaled{_mm512_set1_ps(t->factor)};
-    transform_to(*t, scaled, ask);
-  }
+  if (t->type == Type::float32) transform_as<Type::float32>(*t, ask);
+  else if (t->type == Type::float16) transform_as<Type::float16>(*t, ask);
+  else transform_as<Type::bfloat16>(*t, ask);
   *ahead = ask.ahead;
 }
 

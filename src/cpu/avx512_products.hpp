@@ -57,7 +57,7 @@ struct Piece {
 
 /// Consecutive pieces that are unpacked together, and all rows pass over them. Unpacked they lie in the
 /// second-level cache: long chunks matter more, because every tile fills and drains the pipelines once.
-inline constexpr std::int64_t chunk_lines = 512, chunk_pieces = 256;
+inline constexpr std::int64_t chunk_lines = 512, chunk_pieces = 128;
 struct Chunk {
   Piece pieces[chunk_pieces];
   std::int64_t count;
@@ -118,8 +118,9 @@ inline void finish(Product const& p, std::int64_t row, std::int64_t panel, __m51
 
 /// Adds a group to the totals: fma(float(dot - corrections), scale, total). `dot` is the sum of x nibble;
 /// where the weights are symmetric and `started`, it began at -8 times the sum of x.
-inline __attribute__((always_inline)) __m512 add_group(Product const& p, std::int64_t row, std::int64_t group, std::int64_t index,
-                        float const* scales, __m512i dot, __m512 total, bool started) {
+inline __attribute__((always_inline)) __m512 add_group(Product const& p, std::int64_t row, std::int64_t group,
+                                                       std::int64_t index, float const* scales, __m512i dot,
+                                                       __m512 total, bool started) {
   std::int64_t const at = row * p.w.groups + group;
   if (!started)
     dot = _mm512_sub_epi32(dot,

@@ -42,12 +42,21 @@ Quotient quotient_of(LevelMap const& map) {
   return map.factor == 1.0f ? Quotient::unscaled : Quotient::bounded;
 }
 
+/// The numbers of a map in every lane: in registers, where no store of levels can be thought to change them.
+struct Factors {
+  __m512 factor, inverse, highest;
+  explicit Factors(LevelMap const& map)
+      : factor(_mm512_set1_ps(map.factor)),
+        inverse(_mm512_set1_ps(map.inverse)),
+        highest(_mm512_set1_ps(map.highest)) {}
+};
+
 template <Quotient kind>
-DARTQUANT_INLINE __m512i rounded(__m512 x, LevelMap const& map) {
-  __m512 const scaled = kind == Quotient::unscaled ? x : _mm512_mul_ps(x, _mm512_set1_ps(map.factor));
-  __m512 const quotient = _mm512_mul_ps(scaled, _mm512_set1_ps(map.inverse));
+DARTQUANT_INLINE __m512i rounded(__m512 x, Factors const& f) {
+  __m512 const scaled = kind == Quotient::unscaled ? x : _mm512_mul_ps(x, f.factor);
+  __m512 const quotient = _mm512_mul_ps(scaled, f.inverse);
   if constexpr (kind != Quotient::any) return _mm512_cvt_roundps_epi32(quotient, nearest);
-  return _mm512_cvt_roundps_epi32(_mm512_min_ps(_mm512_set1_ps(map.highest), quotient), nearest);
+  return _mm512_cvt_roundps_epi32(_mm512_min_ps(f.highest, quotient), nearest);
 }
 
 /// 64 quotients, limited to 16 bits. Of every 128 bits: 4 of each of the four registers they came from.
@@ -55,12 +64,12 @@ struct Rounded {
   __m512i low, high;
 };
 template <Quotient kind, class Ask>
-DARTQUANT_INLINE Rounded rounded64(float const* x, LevelMap const& map, Ask& ask) {
+DARTQUANT_INLINE Rounded rounded64(float const* x, Factors const& f, Ask& ask) {
   __m512i v[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     if (i % 2 == 0) ask.request();
-    v[i] = rounded<kind>(_mm512_loadu_ps(x + i * lanes), map);
+    v[i] = rounded<kind>(_mm512_loadu_ps(x + i * lanes), f);
   }
   return {_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])};
 }
@@ -74,15 +83,17 @@ DARTQUANT_INLINE __m512i in_order(__m512i bytes) {
 /// 64 levels at a time: four registers of int32 narrow to one of bytes. The limits and the zero point act on
 /// 16-bit numbers, half as many registers. Levels above 127 are the bytes 128..255.
 template <Quotient kind, class Ask>
-std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map, std::int8_t* levels,
-                            Ask& ask) {
+DARTQUANT_INLINE std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& map,
+                                             std::int8_t* levels, Ask& ask_kept) {
+  Factors const f(map);
+  Ask ask = ask_kept;
   bool const above_127 = map.highest + static_cast<float>(map.zero_point) > 127.0f;
   __m512i const lowest = _mm512_set1_epi16(static_cast<std::int16_t>(map.lowest));
   __m512i const highest = _mm512_set1_epi16(static_cast<std::int16_t>(map.highest));
   __m512i const zero_point = _mm512_set1_epi16(static_cast<std::int16_t>(map.zero_point));
   std::int64_t j = 0;
   for (; j + 64 <= count; j += 64) {
-    Rounded const r = rounded64<kind>(x + j, map, ask);
+    Rounded const r = rounded64<kind>(x + j, f, ask);
     auto const level = [&](__m512i quotient) {
       return _mm512_add_epi16(_mm512_min_epi16(_mm512_max_epi16(quotient, lowest), highest), zero_point);
     };
@@ -90,6 +101,7 @@ std::int64_t quantize_by_64(float const* x, std::int64_t count, LevelMap const& 
     __m512i const bytes = above_127 ? _mm512_packus_epi16(low, high) : _mm512_packs_epi16(low, high);
     _mm512_storeu_si512(levels + j, in_order(bytes));
   }
+  ask_kept = ask;
   return j;
 }
 
@@ -104,7 +116,7 @@ void quantize_with(float const* x, std::int64_t count, LevelMap const* map, std:
   for (; j < count; j += lanes) {
     __mmask16 const mask = mask16(count - j);
     __m512 const tail = _mm512_maskz_loadu_ps(mask, x + j);
-    __m512i const v = _mm512_max_epi32(rounded<Quotient::any>(tail, *map), lowest);
+    __m512i const v = _mm512_max_epi32(rounded<Quotient::any>(tail, Factors(*map)), lowest);
     _mm512_mask_cvtepi32_storeu_epi8(levels + j, mask,
                                      _mm512_add_epi32(v, _mm512_set1_epi32(map->zero_point)));
   }
@@ -141,36 +153,52 @@ void pack_nibbles(std::int8_t const* levels, std::int64_t count, std::uint8_t* b
 
 /// Levels of 4 bits lie within a byte, so the limits act on bytes: a quarter as many registers.
 template <Quotient kind, class Ask>
-std::int64_t quantize_nibbles_by_64(float const* x, std::int64_t count, LevelMap const& map,
-                                    std::uint8_t* bytes, Ask& ask) {
+DARTQUANT_INLINE std::int64_t quantize_nibbles_by_64(float const* x, std::int64_t count, LevelMap const& map,
+                                                     std::uint8_t* bytes, Ask& ask_kept) {
+  Factors const f(map);
+  Ask ask = ask_kept;
   __m512i const lowest = _mm512_set1_epi8(static_cast<std::int8_t>(map.lowest));
   __m512i const highest = _mm512_set1_epi8(static_cast<std::int8_t>(map.highest));
   __m512i const zero_point = _mm512_set1_epi8(static_cast<std::int8_t>(map.zero_point));
   std::int64_t j = 0;
   for (; j + 64 <= count; j += 64) {
-    Rounded const r = rounded64<kind>(x + j, map, ask);
+    Rounded const r = rounded64<kind>(x + j, f, ask);
     __m512i const quotients = _mm512_packs_epi16(r.low, r.high);
     __m512i const centered = _mm512_min_epi8(_mm512_max_epi8(quotients, lowest), highest);
     __m512i const levels = in_order(_mm512_add_epi8(centered, zero_point));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + j / 2), _mm512_cvtepi16_epi8(joined(levels)));
   }
+  ask_kept = ask;
   return j;
 }
 
-void quantize_nibbles(float const* x, std::int64_t count, LevelMap const* map, std::uint8_t* bytes,
-                      Ahead* ahead) {
-  Requests ask{*ahead};
-  Quotient const kind = quotient_of(*map);
+template <class Ask>
+void quantize_nibbles(float const* x, std::int64_t count, LevelMap const& map, std::uint8_t* bytes,
+                      Ask& ask) {
+  Quotient const kind = quotient_of(map);
   std::int64_t const done =
-      kind == Quotient::any       ? quantize_nibbles_by_64<Quotient::any>(x, count, *map, bytes, ask)
-      : kind == Quotient::bounded ? quantize_nibbles_by_64<Quotient::bounded>(x, count, *map, bytes, ask)
-                                  : quantize_nibbles_by_64<Quotient::unscaled>(x, count, *map, bytes, ask);
-  *ahead = ask.ahead;
+      kind == Quotient::any       ? quantize_nibbles_by_64<Quotient::any>(x, count, map, bytes, ask)
+      : kind == Quotient::bounded ? quantize_nibbles_by_64<Quotient::bounded>(x, count, map, bytes, ask)
+                                  : quantize_nibbles_by_64<Quotient::unscaled>(x, count, map, bytes, ask);
   if (done == count) return;
   std::int8_t rest[64];
   NoRequests nothing;
-  quantize_with(x + done, count - done, map, rest, nothing);
+  quantize_with(x + done, count - done, &map, rest, nothing);
   pack_nibbles(rest, count - done, bytes + done / 2);
+}
+
+void quantize_groups(QuantizedGroups const* groups, Ahead* ahead) {
+  Requests ask{*ahead};
+  std::int64_t const width = groups->width;
+  for (std::int64_t g = 0; g < groups->count; ++g) {
+    float const* const x = groups->x + g * width;
+    if (groups->bits == 4)
+      quantize_nibbles(x, width, groups->maps[g], static_cast<std::uint8_t*>(groups->levels) + g * width / 2,
+                       ask);
+    else
+      quantize_with(x, width, groups->maps + g, static_cast<std::int8_t*>(groups->levels) + g * width, ask);
+  }
+  *ahead = ask.ahead;
 }
 
 void unpack_nibbles(std::uint8_t const* bytes, std::int64_t count, bool is_signed, std::int8_t* levels) {
@@ -244,8 +272,8 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx512_rows{load,           store,        walsh,           multiply_base, range,
-                             quantize,       pack_nibbles, unpack_nibbles,  dequantize,    sum,
-                             &with_requests, transform,    quantize_nibbles};
+RowKernels const avx512_rows{load,           store,        walsh,          multiply_base, range,
+                             quantize,       pack_nibbles, unpack_nibbles, dequantize,    sum,
+                             &with_requests, transform,    quantize_groups};
 
 }  // namespace dartquant::cpu

@@ -5,6 +5,7 @@
 #include "cpu/avx512_float.hpp"
 #include "cpu/avx512_products.hpp"
 #include "cpu/avx512_tile.hpp"
+#include "cpu/avx512_unpack.hpp"
 
 namespace dartquant::cpu {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 
 constexpr std::int64_t most_streamed_rows = 8;
 constexpr std::int64_t prefetch_bytes =
-    8192;  // what hides the memory's latency without pushing out what is in use
+    4096;  // hides the latency of memory without pushing out what is in use
 
 inline void prefetch(void const* at) {
   _mm_prefetch(static_cast<char const*>(at) + prefetch_bytes, _MM_HINT_T0);
@@ -92,13 +93,13 @@ constexpr std::int64_t most_starts = 256;
 
 /// The parts of the scratch.
 struct Scratch {
-  /// For every piece [line][low, high nibbles][panel] and, where it ends its group, the scales [panel].
-  alignas(64) std::uint8_t weights[(2 * chunk_lines + chunk_pieces) * tile_panels * 64];
+  /// The chunk that is multiplied and the one that is unpacked, see Unpacker.
+  alignas(64) std::uint8_t weights[2][(2 * chunk_lines + chunk_pieces) * tile_panels * 64];
   alignas(64) float totals[most_tiles][tile_rows][tile_panels][16];
   /// Of the last group, which may go on in the next chunk.
   alignas(64) std::int32_t sums[most_tiles][tile_rows][tile_panels][16];
   /// -8 times the sums of x: of all groups of the product if they fit, else of the pieces of the chunk.
-  alignas(64) std::int32_t starts[most_starts][row_block];
+  alignas(64) std::int32_t starts[most_tiles][most_starts][tile_rows];
 };
 static_assert(sizeof(Scratch) <= scratch_bytes && chunk_pieces <= most_starts);
 
@@ -117,27 +118,12 @@ struct Pass {
   Product const* p;
   Chunk const* chunk;
   Scratch* scratch;
-  std::int64_t panel;                       ///< the first
-  bool last;                                ///< the chunk is the last one
-  std::int32_t const (*starts)[row_block];  ///< of the first piece
+  std::uint8_t const* weights;  ///< of the chunk, unpacked
+  std::int64_t panel;           ///< the first
+  bool first, last;             ///< the chunk is the first one, the last one of its panels
+  std::int64_t start;           ///< the number of the first piece among the starts
+  Unpacker* next;               ///< of the chunk to come
 };
-
-template <int panels>
-void unpack(Product const& p, std::int64_t panel, Chunk const& chunk, std::uint8_t* to) {
-  for (std::int64_t i = 0; i < chunk.count; ++i) {
-    Piece const& piece = chunk.pieces[i];
-    Group g[panels];
-    for (int k = 0; k < panels; ++k) g[k] = group_of(p.w, panel + k, piece.group);
-    for (std::int64_t line = piece.first; line < piece.first + piece.lines; ++line, to += 128 * panels)
-      for (int k = 0; k < panels; ++k) {
-        __m512i const both = _mm512_load_si512(g[k].lines + line * 64);
-        _mm512_store_si512(to + 64 * k, low_nibbles(both));
-        _mm512_store_si512(to + 64 * (panels + k), high_nibbles(both));
-      }
-    if (!piece.ends) continue;
-    for (int k = 0; k < panels; ++k, to += 64) _mm512_store_ps(to, _mm512_load_ps(g[k].scales));
-  }
-}
 
 /// What the end of a group does with its sums, beside the scales of the weights.
 enum class Form {
@@ -159,6 +145,34 @@ inline __attribute__((always_inline)) void add_groups(Product const& p, std::int
                               total[r][k], started);
 }
 
+/// finish for the totals of a tile; x whose scales are per group has 1 left.
+template <int rows, int panels>
+inline __attribute__((always_inline)) void write_tile(Product const& p, std::int64_t row, std::int64_t panel,
+                                                      __m512 (&total)[rows][panels]) {
+  float const one = 1.0f;
+  float const* const scales = p.scales_per_group ? &one : p.x_scales + row * p.x_scale_stride;
+  std::int64_t const step = p.scales_per_group ? 0 : p.x_scale_stride;
+  float* const y = p.y + row * p.y_stride + 16 * panel;
+  __m512 bias[panels];
+  __mmask16 mask[panels];
+#pragma GCC unroll 2
+  for (int k = 0; k < panels; ++k) {
+    mask[k] = columns(p.cols, panel + k);
+    bias[k] =
+        p.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[k], p.bias + 16 * (panel + k));
+  }
+  for_each_sum<rows, panels>([&](int r, int k) {
+    total[r][k] = _mm512_fmadd_ps(total[r][k], _mm512_set1_ps(scales[r * step]), bias[k]);
+  });
+  bool const whole = mask[panels - 1] == 0xFFFF;
+  if (whole)
+    for_each_sum<rows, panels>(
+        [&](int r, int k) { _mm512_storeu_ps(y + r * p.y_stride + 16 * k, total[r][k]); });
+  else
+    for_each_sum<rows, panels>(
+        [&](int r, int k) { _mm512_mask_storeu_ps(y + r * p.y_stride + 16 * k, mask[k], total[r][k]); });
+}
+
 /// One tile of rows over the chunk.
 template <int rows, int panels, Form form>
 inline __attribute__((always_inline)) void multiply_tile(Pass const& pass, std::int64_t tile,
@@ -167,23 +181,29 @@ inline __attribute__((always_inline)) void multiply_tile(Pass const& pass, std::
   Scratch& scratch = *pass.scratch;
   bool const started = form == Form::plain || p.w.zero_points == nullptr;
   std::int64_t const stride = p.x_stride;
-  std::uint8_t const* weights = scratch.weights;
+  std::uint8_t const* weights = pass.weights;
   std::int8_t const* x = p.x + row * stride + pass.chunk->channel;
+  std::int32_t const(*const starts)[tile_rows] = scratch.starts[tile] + pass.start;
+  Unpacker next = *pass.next;
   __m512i sum[rows][panels];
   __m512 total[rows][panels];
-  for_each_sum<rows, panels>([&](int r, int k) { total[r][k] = _mm512_load_ps(scratch.totals[tile][r][k]); });
+  if (pass.first) for_each_sum<rows, panels>([&](int r, int k) { total[r][k] = _mm512_setzero_ps(); });
+  else
+    for_each_sum<rows, panels>(
+        [&](int r, int k) { total[r][k] = _mm512_load_ps(scratch.totals[tile][r][k]); });
   for (std::int64_t i = 0; i < pass.chunk->count; ++i) {
     Piece const& piece = pass.chunk->pieces[i];
     if (!piece.begins)
       for_each_sum<rows, panels>(
           [&](int r, int k) { sum[r][k] = _mm512_load_si512(scratch.sums[tile][r][k]); });
     else if (started)
-      for_each_sum<rows, panels>([&](int r, int k) { sum[r][k] = broadcast_word(pass.starts[i] + row + r); });
+      for_each_sum<rows, panels>([&](int r, int k) { sum[r][k] = broadcast_word(starts[i] + r); });
     else for_each_sum<rows, panels>([&](int r, int k) { sum[r][k] = _mm512_setzero_si512(); });
     for (std::int64_t left = piece.lines; left > 0; left -= line_step) {
       std::int64_t const lines = left < line_step ? left : line_step;
 #pragma GCC unroll 6
       for (int r = 0; r < rows; ++r) _mm_prefetch(x + (rows + r) * stride, _MM_HINT_T0);  // of the next tile
+      next.step();
       add_products<rows, panels>(x, stride, weights, lines, sum);
       weights += lines * 128 * panels;
       x += lines * 8;
@@ -202,7 +222,11 @@ inline __attribute__((always_inline)) void multiply_tile(Pass const& pass, std::
     else add_groups(p, row, pass.panel, piece.group, scales, started, sum, total);
     weights += 64 * panels;
   }
-  for_each_sum<rows, panels>([&](int r, int k) { _mm512_store_ps(scratch.totals[tile][r][k], total[r][k]); });
+  if (pass.last) write_tile<rows, panels>(p, row, pass.panel, total);
+  else
+    for_each_sum<rows, panels>(
+        [&](int r, int k) { _mm512_store_ps(scratch.totals[tile][r][k], total[r][k]); });
+  *pass.next = next;
 }
 
 template <int panels, Form form>
@@ -212,50 +236,97 @@ void multiply_rows(Pass const& pass, std::int64_t tile, std::int64_t row, std::i
   else multiply_tile<4, panels, form>(pass, tile, row);  // tiles are of equal heights, of more than 8 rows
 }
 
-/// starts[i][row] = -8 x_sums[row, first + i].
+/// The rows of a product in tiles of nearly equal heights.
+struct Tiles {
+  std::int64_t count, height, taller;
+  explicit Tiles(std::int64_t rows)
+      : count((rows - 1) / tile_rows + 1), height(rows / count), taller(rows % count) {}
+  [[nodiscard]] std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
+};
+
+/// starts[tile][i][r] = -8 x_sums[row r of the tile, first + i].
 void prepare_starts(Product const& p, std::int64_t first, std::int64_t count, Scratch& scratch) {
-  for (std::int64_t row = 0; row < p.rows; ++row)
-    for (std::int64_t i = 0; i < count; ++i)
-      scratch.starts[i][row] = -8 * p.x_sums[row * p.w.groups + first + i];
+  Tiles const tiles(p.rows);
+  std::int64_t row = 0;
+  for (std::int64_t tile = 0; tile < tiles.count; row += tiles.rows(tile), ++tile)
+    for (std::int64_t r = 0; r < tiles.rows(tile); ++r)
+      for (std::int64_t i = 0; i < count; ++i)
+        scratch.starts[tile][i][r] = -8 * p.x_sums[(row + r) * p.w.groups + first + i];
 }
 
-/// All rows and channels of `panels` panels.
-template <int panels, Form form>
-void multiply_panels(Product const& p, std::int64_t panel, bool starts_fit) {
-  auto& scratch = *reinterpret_cast<Scratch*>(p.scratch);
-  std::int64_t const tiles = (p.rows - 1) / tile_rows + 1, height = p.rows / tiles, taller = p.rows % tiles;
-  std::memset(scratch.totals, 0, static_cast<std::size_t>(tiles) * sizeof scratch.totals[0]);
-  for (Position at; at.group < p.w.groups;) {
-    Chunk const chunk = next_chunk(p.w, at, chunk_lines);
-    unpack<panels>(p, panel, chunk, scratch.weights);
-    std::int64_t const first = chunk.pieces[0].group;
-    if (!starts_fit) prepare_starts(p, first, chunk.count, scratch);
-    Pass const pass{
-        &p, &chunk, &scratch, panel, at.group == p.w.groups, scratch.starts + (starts_fit ? first : 0)};
-    std::int64_t row = 0;
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      std::int64_t const rows = height + (tile < taller ? 1 : 0);
-      if (pass.last) {
-        prefetch_rows(p, panel, panels, row, rows);
-        prefetch_panels(p, panel + panels, tile_panels, tile, tiles);
-      }
-      multiply_rows<panels, form>(pass, tile, row, rows);
-      if (pass.last)
-        for (std::int64_t r = 0; r < rows; ++r)
-          for (int k = 0; k < panels; ++k)
-            finish(p, row + r, panel + k, _mm512_load_ps(scratch.totals[tile][r][k]));
-      row += rows;
+/// One chunk of one or two panels.
+struct Part {
+  std::int64_t panel;
+  Chunk chunk;
+  bool first, last;
+};
+
+/// All parts of a product, one after the other.
+struct Parts {
+  Panels const& w;
+  std::int64_t panel = 0;
+  Position at;
+
+  [[nodiscard]] std::int64_t panels(std::int64_t of) const { return of + 2 <= w.count ? 2 : 1; }
+  /// False behind the last one.
+  bool next(Part& part) {
+    if (at.group == w.groups) {
+      panel += 2;
+      at = Position{};
     }
+    if (panel >= w.count) return false;
+    part.panel = panel;
+    part.first = at.group == 0 && at.line == 0;
+    part.chunk = next_chunk(w, at, chunk_lines);
+    part.last = at.group == w.groups;
+    return true;
+  }
+};
+
+/// All rows of one part; the lines of the next one are unpacked on the way.
+template <int panels, Form form>
+void multiply_part(Pass const& pass) {
+  Product const& p = *pass.p;
+  Tiles const tiles(p.rows);
+  std::int64_t row = 0;
+  for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+    std::int64_t const rows = tiles.rows(tile);
+    if (pass.last) prefetch_rows(p, pass.panel, panels, row, rows);
+    multiply_rows<panels, form>(pass, tile, row, rows);
+    row += rows;
   }
 }
 
 template <Form form>
 void multiply_blocks(Product const& p) {
+  auto& scratch = *reinterpret_cast<Scratch*>(p.scratch);
   bool const starts_fit = p.w.groups <= most_starts;
-  if (starts_fit) prepare_starts(p, 0, p.w.groups, *reinterpret_cast<Scratch*>(p.scratch));
-  std::int64_t panel = 0;
-  for (; panel + 2 <= p.w.count; panel += 2) multiply_panels<2, form>(p, panel, starts_fit);
-  if (panel < p.w.count) multiply_panels<1, form>(p, panel, starts_fit);
+  if (starts_fit) prepare_starts(p, 0, p.w.groups, scratch);
+  Parts parts{p.w, 0, {}};
+  Part both[2];
+  int current = 0;
+  Unpacker unpacker;
+  bool more = parts.next(both[0]);
+  unpacker.start(p.w, 0, parts.panels(0), both[0].chunk, scratch.weights[0]);
+  unpacker.finish();
+  while (more) {
+    Part const& part = both[current];
+    Part& to_come = both[1 - current];
+    std::int64_t const first = part.chunk.pieces[0].group;
+    if (!starts_fit) prepare_starts(p, first, part.chunk.count, scratch);
+    more = parts.next(to_come);
+    if (more)
+      unpacker.start(p.w, to_come.panel, parts.panels(to_come.panel), to_come.chunk,
+                     scratch.weights[1 - current]);
+    Unpacker nothing, &meanwhile = more && parts.panels(to_come.panel) == 2 ? unpacker : nothing;
+    Pass const pass{&p,         &part.chunk, &scratch,  scratch.weights[current],
+                    part.panel, part.first,  part.last, starts_fit ? first : 0,
+                    &meanwhile};
+    if (parts.panels(part.panel) == 2) multiply_part<2, form>(pass);
+    else multiply_part<1, form>(pass);
+    if (more) unpacker.finish();
+    current = 1 - current;
+  }
 }
 
 void multiply(Product const* p) {

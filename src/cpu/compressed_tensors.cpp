@@ -55,8 +55,7 @@ dartquant_status dartquant_to_compressed_tensors(dartquant_quantized const* q,
   std::int64_t const words = words_of_row(*q), groups = groups_of(*q);
   bool finite = true;
   for (std::int64_t i = rows.first; i < rows.last; ++i) {
-    for (std::int64_t k = 0; k < words; ++k)
-      tensors->weight_packed[i * words + k] = static_cast<std::int32_t>(load_word(*q, i, k));
+    load_words(*q, i, 0, words, reinterpret_cast<std::uint32_t*>(tensors->weight_packed + i * words));
     for (std::int64_t g = 0; g < groups; ++g)
       finite = store_value(tensors->weight_scale, i, g, q->scales[i * q->scale_stride + g]) && finite;
   }
@@ -79,8 +78,7 @@ dartquant_status dartquant_from_compressed_tensors(dartquant_compressed_tensors 
   std::int64_t const words = words_of_row(*q), groups = groups_of(*q);
   bool finite = true;
   for (std::int64_t i = rows.first; i < rows.last; ++i) {
-    for (std::int64_t k = 0; k < words; ++k)
-      store_word(*q, i, k, static_cast<std::uint32_t>(tensors->weight_packed[i * words + k]));
+    store_words(*q, i, 0, words, reinterpret_cast<std::uint32_t const*>(tensors->weight_packed + i * words));
     for (std::int64_t g = 0; g < groups; ++g) {
       float const scale = load_value(tensors->weight_scale, i, g);
       q->scales[i * q->scale_stride + g] = scale;

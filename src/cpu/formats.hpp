@@ -5,8 +5,10 @@
 // type, zero points.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include <dartquant/kernels.h>
 #include <dartquant/core/half.hpp>
@@ -14,6 +16,8 @@
 #include "cpu/status.hpp"
 
 namespace dartquant::cpu {
+
+static_assert(std::endian::native == std::endian::little);  // as the files are: bytes move as whole words
 
 /// Outputs whose zero points share a word, and so the unit that is shared out to parts.
 inline constexpr std::int64_t block_rows = 8;
@@ -74,6 +78,33 @@ inline void store_word(dartquant_quantized const& q, std::int64_t row, std::int6
   for (std::int64_t b = 0; b < count; ++b)
     levels[4 * index + b] = static_cast<std::uint8_t>((word >> (8 * b) & 0xFF) ^ flip_of(q));
   if (q.bits == 4 && q.cols % 2 != 0 && index == words_of_row(q) - 1) levels[row_bytes(q) - 1] &= 0x0F;
+}
+
+/// Words [first, first + count) of the codes of a row. Whole words are copied, so that the loop vectorises.
+inline void load_words(dartquant_quantized const& q, std::int64_t row, std::int64_t first, std::int64_t count,
+                       std::uint32_t* to) {
+  auto const* const from = static_cast<std::uint8_t const*>(q.levels) + row * q.level_stride + 4 * first;
+  std::uint32_t const flips = flip_of(q) * 0x01010101u;
+  std::int64_t const whole = std::min(count, q.cols / codes_of_word(q) - first);
+  for (std::int64_t k = 0; k < whole; ++k) {
+    std::uint32_t word;
+    std::memcpy(&word, from + 4 * k, sizeof word);
+    to[k] = word ^ flips;
+  }
+  for (std::int64_t k = std::max<std::int64_t>(whole, 0); k < count; ++k)
+    to[k] = load_word(q, row, first + k);
+}
+inline void store_words(dartquant_quantized const& q, std::int64_t row, std::int64_t first,
+                        std::int64_t count, std::uint32_t const* words) {
+  auto* const to = static_cast<std::uint8_t*>(q.levels) + row * q.level_stride + 4 * first;
+  std::uint32_t const flips = flip_of(q) * 0x01010101u;
+  std::int64_t const whole = std::min(count, q.cols / codes_of_word(q) - first);
+  for (std::int64_t k = 0; k < whole; ++k) {
+    std::uint32_t const word = words[k] ^ flips;
+    std::memcpy(to + 4 * k, &word, sizeof word);
+  }
+  for (std::int64_t k = std::max<std::int64_t>(whole, 0); k < count; ++k)
+    store_word(q, row, first + k, words[k]);
 }
 
 /// The zero point of the codes: that of the levels, or what a symmetric level 0 is stored as.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include <dartquant/kernels.h>
 
@@ -24,7 +25,8 @@ struct Beside {
 };
 
 constexpr int gptq_shifts[8] = {0, 4, 8, 12, 16, 20, 24, 28};
-constexpr int awq_shifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};  // nibbles hold outputs 0 2 4 6 1 3 5 7
+constexpr int awq_outputs[8] = {0, 2, 4, 6, 1, 3, 5, 7};      // of the nibbles of a word
+constexpr int awq_shifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};  // the inverse
 
 Beside beside(dartquant_gptq const& gptq) {
   return {gptq.qzeros, &gptq.scales, gptq_shifts, gptq.version == dartquant_gptq_v1 ? 1u : 0u};
@@ -39,24 +41,23 @@ std::uint32_t stored_zero(Beside const& b, dartquant_quantized const& q, std::in
 
 /// Every stored zero point is that of a symmetric code.
 bool zeros_are_symmetric(Beside const& b, dartquant_quantized const& q) {
-  for (std::int64_t g = 0; g < groups_of(q); ++g)
-    for (std::int64_t i = 0; i < q.rows; ++i)
-      if (stored_zero(b, q, i, g) != 8) return false;
-  return true;
+  auto const eight = static_cast<std::int32_t>(((8 - b.offset) & 15) * 0x11111111u);
+  return std::all_of(b.qzeros, b.qzeros + groups_of(q) * (q.rows / 8),
+                     [&](std::int32_t word) { return word == eight; });
 }
 
 /// Whether the scales are finite as stored.
 bool write_beside(Beside const& b, dartquant_quantized const& q, Share rows) {
   bool finite = true;
-  for (std::int64_t g = 0; g < groups_of(q); ++g) {
-    for (std::int64_t i = rows.first; i < rows.last; ++i)
-      finite = store_value(*b.scales, g, i, q.scales[i * q.scale_stride + g]) && finite;
-    for (std::int64_t i = rows.first; i < rows.last; i += 8) {
+  for (std::int64_t first = rows.first; first < rows.last; first += 8)
+    for (std::int64_t g = 0; g < groups_of(q); ++g) {
       std::uint32_t word = 0;
-      for (int t = 0; t < 8; ++t) word |= ((zero_code(q, i + t, g) - b.offset) & 15) << b.shifts[t];
-      b.qzeros[g * (q.rows / 8) + i / 8] = static_cast<std::int32_t>(word);
+      for (std::int64_t t = 0; t < 8; ++t) {
+        finite = store_value(*b.scales, g, first + t, q.scales[(first + t) * q.scale_stride + g]) && finite;
+        word |= ((zero_code(q, first + t, g) - b.offset) & 15) << b.shifts[t];
+      }
+      b.qzeros[g * (q.rows / 8) + first / 8] = static_cast<std::int32_t>(word);
     }
-  }
   return finite;
 }
 
@@ -129,18 +130,90 @@ dartquant_status finished(bool finite) {
   return finite ? 0 : status(dartquant_arg_scales, dartquant_not_finite);
 }
 
-/// Turns 8 words of 8 nibbles around: nibble s of the word t becomes nibble t of word s. `shifts`: where
-/// output s lies in a word of outputs.
-void outputs_to_inputs(std::uint32_t const (&outputs)[8], int const* shifts, std::uint32_t (&inputs)[8]) {
-  for (int s = 0; s < 8; ++s) {
-    inputs[s] = 0;
-    for (int t = 0; t < 8; ++t) inputs[s] |= (outputs[t] >> shifts[s] & 15) << (4 * t);
+// Both formats are transposes. They are turned around in tiles, so that whole cache lines of one side are
+// read for whole lines of the other.
+
+constexpr std::int64_t tile_words = 16;
+
+/// Calls visit(first row, rows, first word, words) for tiles of at most `height` rows.
+template <class Visit>
+void for_each_tile(dartquant_quantized const& q, Share rows, std::int64_t height, Visit const& visit) {
+  for (std::int64_t i = rows.first; i < rows.last; i += height)
+    for (std::int64_t k = 0; k < words_of_row(q); k += tile_words)
+      visit(i, std::min(height, rows.last - i), k, std::min(tile_words, words_of_row(q) - k));
+}
+
+constexpr std::int64_t gptq_rows = 16;
+
+/// Words of `rows` rows to or from qweight [cols / 8, rows of q].
+void write_tile(dartquant_quantized const& q, std::int32_t* qweight, std::int64_t row, std::int64_t rows,
+                std::int64_t first, std::int64_t words) {
+  std::uint32_t line[tile_words], turned[tile_words][gptq_rows];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    load_words(q, row + r, first, words, line);
+    for (std::int64_t k = 0; k < words; ++k) turned[k][r] = line[k];
+  }
+  for (std::int64_t k = 0; k < words; ++k)
+    std::memcpy(qweight + (first + k) * q.rows + row, turned[k], static_cast<std::size_t>(rows) * 4);
+}
+void read_tile(std::int32_t const* qweight, dartquant_quantized const& q, std::int64_t row, std::int64_t rows,
+               std::int64_t first, std::int64_t words) {
+  std::uint32_t line[tile_words], turned[tile_words][gptq_rows];
+  for (std::int64_t k = 0; k < words; ++k)
+    std::memcpy(turned[k], qweight + (first + k) * q.rows + row, static_cast<std::size_t>(rows) * 4);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = 0; k < words; ++k) line[k] = turned[k][r];
+    store_words(q, row + r, first, words, line);
   }
 }
-void inputs_to_outputs(std::uint32_t const (&inputs)[8], int const* shifts, std::uint32_t (&outputs)[8]) {
-  for (int t = 0; t < 8; ++t) {
-    outputs[t] = 0;
-    for (int s = 0; s < 8; ++s) outputs[t] |= (inputs[s] >> (4 * t) & 15) << shifts[s];
+
+constexpr std::int64_t awq_rows = 64;
+using Nibbles = std::uint32_t[8][tile_words];
+
+/// Swaps the upper part of the words of row i with the lower part of those of row j.
+void swap_parts(Nibbles& a, int i, int j, int shift, std::uint32_t lower) {
+  for (std::int64_t k = 0; k < tile_words; ++k) {
+    std::uint32_t const change = (a[i][k] >> shift ^ a[j][k]) & lower;
+    a[j][k] ^= change;
+    a[i][k] ^= change << shift;
+  }
+}
+/// Nibble s of word t becomes nibble t of word s, for each of tile_words squares of 8 by 8.
+void turn(Nibbles& a) {
+  for (int const i : {0, 1, 2, 3}) swap_parts(a, i, i + 4, 16, 0x0000FFFFu);
+  for (int const i : {0, 1, 4, 5}) swap_parts(a, i, i + 2, 8, 0x00FF00FFu);
+  for (int const i : {0, 2, 4, 6}) swap_parts(a, i, i + 1, 4, 0x0F0F0F0Fu);
+}
+
+/// Words of `rows` rows to or from qweight [cols, rows of q / 8].
+void write_tile(dartquant_quantized const& q, dartquant_awq const& awq, std::int64_t row, std::int64_t rows,
+                std::int64_t first, std::int64_t words) {
+  std::uint32_t turned[8 * tile_words][awq_rows / 8];
+  for (std::int64_t b = 0; b < rows / 8; ++b) {
+    Nibbles a = {};
+    for (int s = 0; s < 8; ++s) load_words(q, row + 8 * b + awq_outputs[s], first, words, a[s]);
+    turn(a);
+    for (std::int64_t k = 0; k < words; ++k)
+      for (int t = 0; t < 8; ++t) turned[8 * k + t][b] = a[t][k];
+  }
+  std::int64_t const channels = std::min(8 * words, q.cols - 8 * first);
+  for (std::int64_t j = 0; j < channels; ++j)
+    std::memcpy(awq.qweight + (8 * first + j) * (q.rows / 8) + row / 8, turned[j],
+                static_cast<std::size_t>(rows) / 2);
+}
+void read_tile(dartquant_awq const& awq, dartquant_quantized const& q, std::int64_t row, std::int64_t rows,
+               std::int64_t first, std::int64_t words) {
+  std::uint32_t turned[8 * tile_words][awq_rows / 8] = {};
+  std::int64_t const channels = std::min(8 * words, q.cols - 8 * first);
+  for (std::int64_t j = 0; j < channels; ++j)
+    std::memcpy(turned[j], awq.qweight + (8 * first + j) * (q.rows / 8) + row / 8,
+                static_cast<std::size_t>(rows) / 2);
+  for (std::int64_t b = 0; b < rows / 8; ++b) {
+    Nibbles a = {};
+    for (std::int64_t k = 0; k < words; ++k)
+      for (int t = 0; t < 8; ++t) a[t][k] = turned[8 * k + t][b];
+    turn(a);
+    for (int s = 0; s < 8; ++s) store_words(q, row + 8 * b + awq_outputs[s], first, words, a[s]);
   }
 }
 
@@ -156,10 +229,7 @@ dartquant_status dartquant_to_gptq(dartquant_quantized const* q, dartquant_gptq 
   check_written(checks, q);
   if (!checks.ok()) return checks.result();
   Share const rows = share_rows(q->rows, part, parts);
-  for (std::int64_t first = rows.first; first < rows.last; first += 8)  // 8 neighbours share a cache line
-    for (std::int64_t k = 0; k < q->cols / 8; ++k)
-      for (std::int64_t i = first; i < first + 8; ++i)
-        gptq->qweight[k * q->rows + i] = static_cast<std::int32_t>(load_word(*q, i, k));
+  for_each_tile(*q, rows, gptq_rows, [&](auto... tile) { write_tile(*q, gptq->qweight, tile...); });
   if (gptq->g_idx != nullptr && part == 0)
     for (std::int64_t j = 0; j < q->cols; ++j)
       gptq->g_idx[j] = static_cast<std::int32_t>(j / group_width(*q));
@@ -175,10 +245,7 @@ dartquant_status dartquant_from_gptq(dartquant_gptq const* gptq, dartquant_quant
   check_read(checks, beside(*gptq), *q);
   if (!checks.ok()) return checks.result();
   Share const rows = share_rows(q->rows, part, parts);
-  for (std::int64_t first = rows.first; first < rows.last; first += 8)
-    for (std::int64_t k = 0; k < q->cols / 8; ++k)
-      for (std::int64_t i = first; i < first + 8; ++i)
-        store_word(*q, i, k, static_cast<std::uint32_t>(gptq->qweight[k * q->rows + i]));
+  for_each_tile(*q, rows, gptq_rows, [&](auto... tile) { read_tile(gptq->qweight, *q, tile...); });
   return finished(read_beside(beside(*gptq), *q, rows));
 }
 
@@ -189,14 +256,7 @@ dartquant_status dartquant_to_awq(dartquant_quantized const* q, dartquant_awq co
   check_written(checks, q);
   if (!checks.ok()) return checks.result();
   Share const rows = share_rows(q->rows, part, parts);
-  for (std::int64_t i = rows.first; i < rows.last; i += 8)
-    for (std::int64_t k = 0; k < words_of_row(*q); ++k) {
-      std::uint32_t inputs[8], outputs[8];
-      for (int s = 0; s < 8; ++s) inputs[s] = load_word(*q, i + s, k);
-      inputs_to_outputs(inputs, awq_shifts, outputs);
-      for (std::int64_t t = 0; t < std::min<std::int64_t>(8, q->cols - 8 * k); ++t)
-        awq->qweight[(8 * k + t) * (q->rows / 8) + i / 8] = static_cast<std::int32_t>(outputs[t]);
-    }
+  for_each_tile(*q, rows, awq_rows, [&](auto... tile) { write_tile(*q, *awq, tile...); });
   return finished(write_beside(beside(*awq), *q, rows));
 }
 
@@ -208,13 +268,6 @@ dartquant_status dartquant_from_awq(dartquant_awq const* awq, dartquant_quantize
   check_read(checks, beside(*awq), *q);
   if (!checks.ok()) return checks.result();
   Share const rows = share_rows(q->rows, part, parts);
-  for (std::int64_t i = rows.first; i < rows.last; i += 8)
-    for (std::int64_t k = 0; k < words_of_row(*q); ++k) {
-      std::uint32_t inputs[8], outputs[8] = {};
-      for (std::int64_t t = 0; t < std::min<std::int64_t>(8, q->cols - 8 * k); ++t)
-        outputs[t] = static_cast<std::uint32_t>(awq->qweight[(8 * k + t) * (q->rows / 8) + i / 8]);
-      outputs_to_inputs(outputs, awq_shifts, inputs);
-      for (int s = 0; s < 8; ++s) store_word(*q, i + s, k, inputs[s]);
-    }
+  for_each_tile(*q, rows, awq_rows, [&](auto... tile) { read_tile(*awq, *q, tile...); });
   return finished(read_beside(beside(*awq), *q, rows));
 }

@@ -44,7 +44,7 @@ struct Product {
   std::uint8_t* scratch;  ///< scratch_bytes, 64-byte aligned
 };
 inline constexpr std::int64_t row_block = 256;  ///< most rows of a Product
-inline constexpr std::size_t scratch_bytes = 512 * 1024;
+inline constexpr std::size_t scratch_bytes = 640 * 1024;
 
 /// The product of float activations with panels, one block of rows.
 struct FloatProduct {
@@ -77,14 +77,24 @@ struct LevelMap {
 };
 
 /// y = the Walsh-Hadamard transforms of x: `count` blocks of `length` = 2^m >= 16 values. x may be y where it
-/// is float32. Either the range of y is wanted, or y is multiplied by `factor` (rounded once more).
+/// is float32. Either the ranges of y are wanted, or y is multiplied by `factor` (rounded once more).
 struct Transform {
   Type type;  ///< of x
   void const* x;
   float* y;
   std::int64_t count, length;
-  Range* range;  ///< or null
-  float factor;  ///< counts where `range` is null
+  Range* ranges;           ///< of every `per_range` blocks, or null
+  std::int64_t per_range;  ///< divides `count`
+  float factor;            ///< counts where `ranges` is null
+};
+
+/// Consecutive groups of values that become levels, each by its own map.
+struct QuantizedGroups {
+  float const* x;  ///< [count, width]
+  std::int64_t width, count;
+  LevelMap const* maps;
+  std::int32_t bits;  ///< 4: packed as pack_nibbles packs, and `width` is even or `count` is 1; or 8
+  void* levels;
 };
 
 /// Memory that is wanted soon: it is asked for a line at a time, every `pitch` bytes, while a kernel works.
@@ -136,9 +146,8 @@ struct RowKernels {
   RowKernelsAhead const* ahead = nullptr;
   /// load, walsh and range or factor at once; four requests per 64 values.
   void (*transform)(Transform const* transform, Ahead* ahead) = nullptr;
-  /// quantize of 4-bit levels and pack_nibbles at once; two requests per 64 values.
-  void (*quantize_nibbles)(float const* x, std::int64_t count, LevelMap const* map, std::uint8_t* bytes,
-                           Ahead* ahead) = nullptr;
+  /// quantize of many groups and, of 4-bit levels, pack_nibbles at once; two requests per 64 values.
+  void (*quantize_groups)(QuantizedGroups const* groups, Ahead* ahead) = nullptr;
 };
 
 /// Products with packed weights.

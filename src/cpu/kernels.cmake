@@ -32,7 +32,7 @@ set_target_properties(dartquant_kernels PROPERTIES EXPORT_NAME kernels POSITION_
 target_compile_features(dartquant_kernels PRIVATE cxx_std_20)
 target_sources(dartquant_kernels PUBLIC FILE_SET HEADERS BASE_DIRS include FILES include/dartquant/kernels.h)
 target_include_directories(dartquant_kernels PRIVATE src)
-target_compile_options(dartquant_kernels PRIVATE -ffp-contract=off)
+target_compile_options(dartquant_kernels PRIVATE -ffp-contract=off -fno-trapping-math)
 # The set-up call that builds Hadamard matrices uses Eigen; nothing of it reaches those who link the library.
 target_link_libraries(dartquant_kernels PRIVATE $<BUILD_INTERFACE:dartquant_headers>)
 dartquant_warnings(dartquant_kernels)

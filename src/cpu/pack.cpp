@@ -30,31 +30,22 @@ int nibble_at(std::uint8_t const* row, std::int64_t j, int flip) {
   return (j % 2 == 0 ? uint4_even(row[j / 2]) : uint4_odd(row[j / 2])) ^ flip;
 }
 
-/// Eight nibbles a b c d e f g h, from the lowest up, as a e b f c g d h: a line's bytes hold channels 4
-/// apart.
-std::uint32_t interleaved(std::uint32_t nibbles) {
-  auto const spread = [](std::uint32_t x) {
-    x = (x | x << 8) & 0x00FF00FF;
-    return (x | x << 4) & 0x0F0F0F0F;
-  };
-  return spread(nibbles & 0xFFFF) | spread(nibbles >> 16) << 4;
+// A word of eight nibbles, channels 0 ... 7 of a plain row, and the four bytes of an output of a line,
+// channels 0 4 1 5 2 6 3 7: the pairs in the middle change places, first of bytes, then of nibbles.
+
+std::uint32_t swap_middle(std::uint32_t x, int bits, std::uint32_t lower) {
+  std::uint32_t const change = (x ^ x >> bits) & lower;
+  return x ^ change ^ change << bits;
 }
-/// The inverse.
-std::uint32_t in_order(std::uint32_t nibbles) {
-  auto const gathered = [](std::uint32_t x) {
-    x = (x | x >> 4) & 0x00FF00FF;
-    return (x | x >> 8) & 0xFFFF;
-  };
-  return gathered(nibbles & 0x0F0F0F0F) | gathered(nibbles >> 4 & 0x0F0F0F0F) << 16;
+std::uint32_t line_of_row(std::uint32_t x) {
+  return swap_middle(swap_middle(x, 8, 0x0000FF00u), 4, 0x00F000F0u);
 }
-std::int32_t sum_of(std::uint32_t nibbles) {
-  std::uint32_t const pairs = (nibbles & 0x0F0F0F0F) + (nibbles >> 4 & 0x0F0F0F0F);
-  return static_cast<std::int32_t>(pairs * 0x01010101 >> 24);
+std::uint32_t row_of_line(std::uint32_t x) {
+  return swap_middle(swap_middle(x, 4, 0x00F000F0u), 8, 0x0000FF00u);
 }
-std::uint32_t load_word(std::uint8_t const* bytes) {
-  std::uint32_t word;
-  std::memcpy(&word, bytes, sizeof word);
-  return word;
+std::int32_t sum_of_nibbles(std::uint32_t x) {
+  std::uint32_t const pairs = (x & 0x0F0F0F0Fu) + (x >> 4 & 0x0F0F0F0Fu);
+  return static_cast<std::int32_t>(pairs * 0x01010101u >> 24);
 }
 
 /// A walk over the groups of a panel.
@@ -62,6 +53,9 @@ struct Cell {
   std::int64_t panel, group, first, channels;  ///< the group's first input channel and how many it has
   std::int64_t lines, offset, index;           ///< offset of its lines in the buffer; index of its 16 cells
 };
+
+/// Lines all of whose channels exist, in whole bytes of a plain row.
+std::int64_t whole_lines(Cell const& cell) { return cell.first % 2 == 0 ? cell.channels / line_channels : 0; }
 
 template <class Visit>
 void for_each_group(dartquant_weights const& w, PackedShape const& s, Share panels, Visit const& visit) {
@@ -95,12 +89,12 @@ void pack_group(dartquant_weights const& w, PackedShape const& s, dartquant_quan
       sum += n - zero;
       return n;
     };
-    std::int64_t const whole = real ? cell.channels / line_channels : 0;  // lines, eight channels at once
+    std::int64_t const whole = real ? whole_lines(cell) : 0;
     for (std::int64_t line = 0; line < whole; ++line) {
-      std::uint32_t const nibbles =
-          load_word(row + (cell.first + line * line_channels) / 2) ^ (symmetric ? 0x88888888u : 0u);
-      sum += sum_of(nibbles) - 8 * zero;
-      std::uint32_t const word = interleaved(nibbles);
+      std::uint32_t word;
+      std::memcpy(&word, row + cell.first / 2 + 4 * line, sizeof word);
+      word = line_of_row(word) ^ static_cast<std::uint32_t>(flip) * 0x11111111u;
+      sum += sum_of_nibbles(word) - 8 * zero;
       std::memcpy(lines + line * line_bytes + 4 * c, &word, sizeof word);
     }
     for (std::int64_t line = whole; line < cell.lines; ++line)
@@ -124,11 +118,12 @@ void unpack_group(dartquant_weights const& w, PackedShape const& s, std::uint8_t
   for (std::int64_t c = 0; c < panel_cols && cell.panel * panel_cols + c < w.out; ++c) {
     std::int64_t const out = cell.panel * panel_cols + c;
     auto* const row = static_cast<std::uint8_t*>(q.levels) + out * q.level_stride;
-    std::int64_t const whole = cell.channels / line_channels;
+    std::int64_t const whole = whole_lines(cell);
     for (std::int64_t line = 0; line < whole; ++line) {
-      std::uint32_t const word =
-          in_order(load_word(lines + line * line_bytes + 4 * c)) ^ (symmetric ? 0x88888888u : 0u);
-      std::memcpy(row + (cell.first + line * line_channels) / 2, &word, sizeof word);
+      std::uint32_t word;
+      std::memcpy(&word, lines + line * line_bytes + 4 * c, sizeof word);
+      word = row_of_line(word ^ static_cast<std::uint32_t>(flip) * 0x11111111u);
+      std::memcpy(row + cell.first / 2 + 4 * line, &word, sizeof word);
     }
     for (std::int64_t j = whole * line_channels; j < cell.channels; ++j) {
       std::uint8_t const byte = lines[j / line_channels * line_bytes + 4 * c + j % 4];

@@ -33,7 +33,7 @@ void transform_rows(Work& work, Plan const& plan, dartquant_matrix const& x, std
     Type const type = permuted ? Type::float32 : static_cast<Type>(x.type);
     void const* const from = permuted ? own : static_cast<void const*>(row_of(x, first + i));
     work.transform(
-        {type, from, to, x.cols / plan.length, plan.length, nullptr, straight ? plan.factor : 1.0f});
+        {type, from, to, x.cols / plan.length, plan.length, nullptr, 0, straight ? plan.factor : 1.0f});
   }
   if (!straight) store_rows(work, plan.factor, values, y, first, rows);
 }

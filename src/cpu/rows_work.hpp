@@ -50,9 +50,7 @@ class Work {
     else kernels_.quantize(x, count, &map, levels);
   }
   void transform(Transform const& transform) { kernels_.transform(&transform, &ahead_); }
-  void quantize_nibbles(float const* x, std::int64_t count, LevelMap const& map, std::uint8_t* bytes) {
-    kernels_.quantize_nibbles(x, count, &map, bytes, &ahead_);
-  }
+  void quantize_groups(QuantizedGroups const& groups) { kernels_.quantize_groups(&groups, &ahead_); }
   [[nodiscard]] RowKernels const& kernels() const { return kernels_; }
   /// Whether blocks of this plan are transformed while they are loaded.
   [[nodiscard]] bool transforms(Plan const& plan) const {

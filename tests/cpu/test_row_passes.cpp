@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -37,17 +38,22 @@ TEST_CASE("rows that are loaded, transformed and measured at once") {
           Buffer<float> a(count), b(count);
           portable_rows.load(type, x.data(), nullptr, a.data(), count);
           portable_rows.walsh(a.data(), blocks, length);
-          Range const expected = portable_rows.range(a.data(), count);
-          Range found{};
-          Transform transform{type, x.data(), b.data(), blocks, length, &found, 1.0f};
+          std::int64_t const each = blocks == 8 ? 4 : blocks;  // a range of all blocks, or two ranges
+          std::vector<Range> found(static_cast<std::size_t>(blocks / each));
+          Transform transform{type, x.data(), b.data(), blocks, length, found.data(), each, 1.0f};
           set.kernels->transform(&transform, &ahead);
           CHECK(a.same(b));
-          CHECK(std::bit_cast<std::uint32_t>(found.min) == std::bit_cast<std::uint32_t>(expected.min));
-          CHECK(std::bit_cast<std::uint32_t>(found.max) == std::bit_cast<std::uint32_t>(expected.max));
-          CHECK((found.finite && expected.finite));
+          for (std::size_t i = 0; i < found.size(); ++i) {
+            std::int64_t const values = each * length;
+            Range const expected =
+                portable_rows.range(a.data() + static_cast<std::int64_t>(i) * values, values);
+            CHECK(std::bit_cast<std::uint32_t>(found[i].min) == std::bit_cast<std::uint32_t>(expected.min));
+            CHECK(std::bit_cast<std::uint32_t>(found[i].max) == std::bit_cast<std::uint32_t>(expected.max));
+            CHECK((found[i].finite && expected.finite));
+          }
           CHECK(ahead.at - next.data() == count / 16);  // as often as it says
 
-          transform.range = nullptr;
+          transform.ranges = nullptr;
           transform.factor = 0.3f;
           set.kernels->transform(&transform, &ahead);
           Buffer<float> scaled(count);
@@ -68,7 +74,7 @@ TEST_CASE("a transform in place that meets what is not finite says so") {
         Range found{};
         char const here = 0;
         Ahead ahead{&here, 0};
-        Transform const transform{Type::float32, x.data(), x.data(), 1, length, &found, 1.0f};
+        Transform const transform{Type::float32, x.data(), x.data(), 1, length, &found, 1, 1.0f};
         set.kernels->transform(&transform, &ahead);
         CAPTURE(set.name, length, bad);
         CHECK_FALSE(found.finite);
@@ -107,12 +113,43 @@ TEST_CASE("nibbles that are packed as they are quantized, and quotients that are
             portable_rows.pack_nibbles(levels.data(), count, packed.data());
             set.kernels->quantize(x.data(), count, &map, found.data());
             CHECK(levels.same(found));
-            if (set.kernels->quantize_nibbles == nullptr) continue;
+            if (set.kernels->quantize_groups == nullptr) continue;
             char const here = 0;
             Ahead ahead{&here, 0};
-            set.kernels->quantize_nibbles(x.data(), count, &map, at_once.data(), &ahead);
+            QuantizedGroups const groups{x.data(), count, 1, &map, 4, at_once.data()};
+            set.kernels->quantize_groups(&groups, &ahead);
             CHECK(packed.same(at_once));
           }
+}
+
+TEST_CASE("groups that are quantized in one call, each by its own map") {
+  Random random(11);
+  for (Named const& set : tables()) {
+    if (set.kernels->quantize_groups == nullptr) continue;
+    for (std::int32_t const bits : {4, 8})
+      for (std::int64_t const width : {2, 32, 64, 70, 128, 200})
+        for (std::int64_t const count : {1, 2, 5}) {
+          CAPTURE(set.name, bits, width, count);
+          std::int64_t const all = count * width;
+          Buffer<float> x = addends(random, all);
+          std::vector<LevelMap> maps;
+          Buffer<std::int8_t> levels(all);
+          for (std::int64_t g = 0; g < count; ++g) {
+            int const zero = static_cast<int>(random() % 16), top = (1 << bits) - 1;
+            maps.push_back({1.0f, 0x1p-20f * static_cast<float>(g + 1), static_cast<float>(-zero),
+                            static_cast<float>(top - zero), zero});
+            portable_rows.quantize(x.data() + g * width, width, &maps.back(), levels.data() + g * width);
+          }
+          Buffer<std::uint8_t> expected(all * bits / 8), found(all * bits / 8);
+          if (bits == 4) portable_rows.pack_nibbles(levels.data(), all, expected.data());
+          else std::memcpy(expected.data(), levels.data(), static_cast<std::size_t>(all));
+          char const here = 0;
+          Ahead ahead{&here, 0};
+          QuantizedGroups const groups{x.data(), width, count, maps.data(), bits, found.data()};
+          set.kernels->quantize_groups(&groups, &ahead);
+          CHECK(expected.same(found));
+        }
+  }
 }
 
 }  // namespace

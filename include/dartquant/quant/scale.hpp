@@ -90,9 +90,8 @@ template <class T>
 template <class T>
 [[nodiscard]] DARTQUANT_HD constexpr T scale_of_width(T width, int steps) {
   constexpr T smallest = std::numeric_limits<T>::min();
-  if (!(width > T(0))) return T(1);
-  T const scale = width / static_cast<T>(steps);
-  return scale > smallest ? scale : smallest;
+  T const scale = width / static_cast<T>(steps), normal = scale > smallest ? scale : smallest;
+  return width > T(0) ? normal : T(1);  // without branches, so that loops over ranges vectorise
 }
 
 }  // namespace detail
