@@ -7,15 +7,14 @@
 //                         peak of the same threads (for eigen: the widest FMA here).
 //   of_openblas           our time over that of OpenBLAS sgemm or dgemm, same shape and threads.
 //
-// All ratios are of first quartiles; ceilings and peers are measured before and after each product. A thread
-// that waits spins, so the seconds of the process, shared out over the threads, hold the waiting too.
+// All ratios are of first quartiles; ceilings and peers are measured before and after each product. A product
+// of one tile runs on one thread.
 #include <dartquant/core/compiled_kernels.hpp>
 #include <dartquant/core/cpu.hpp>
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -32,13 +31,13 @@ namespace {
 using namespace dartquant;
 using namespace dartquant::bench;
 
-/// A Cpu on pinned threads that take the tiles of a product as they come.
-Cpu on(PinnedThreads& threads) {
+/// A Cpu on pinned threads that share out the tiles of a product; the seconds of the thread that took longest
+/// are added to `busy`.
+Cpu on(PinnedThreads& threads, double& busy) {
   return Cpu(
-      [&threads](index_t parts, auto const& task) {
-        std::atomic<index_t> next = 0;
-        threads.run([&](int) {
-          for (index_t part = next++; part < parts; part = next++) task(part);
+      [&threads, &busy](index_t parts, auto const& task) {
+        busy += threads.timed([&](int thread) {
+          for (index_t part = thread; part < parts; part += threads.size()) task(part);
         });
       },
       threads.size());
@@ -76,12 +75,14 @@ void product(benchmark::State& state, index_t n, std::optional<CpuKernels> const
   double ceiling = 0;
   {
     PinnedThreads threads(count);
-    Cpu const cpu = kernels ? on(threads).with_kernels(*kernels) : on(threads);
+    double busy = 0;
+    Cpu const plain = on(threads, busy), cpu = kernels ? plain.with_kernels(*kernels) : plain;
     static_cast<void>(rate(what, threads));
     for (auto _ : state) {
-      double const start = process_seconds();
+      busy = 0;
+      double const start = thread_seconds();
       cpu.gemm<T>(T(1), A, Op::none, B, Op::transpose, T(0), C);
-      seconds.push_back((process_seconds() - start) / count);
+      seconds.push_back(busy > 0 ? busy : thread_seconds() - start);
       state.SetIterationTime(seconds.back());
     }
     ceiling = rate(what, threads);

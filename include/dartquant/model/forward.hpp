@@ -123,7 +123,8 @@ struct OnlineRotations {
 /// v rounded too, and so on to down_proj. R3 is left out: it cancels where the cache is not quantized. Memory
 /// then also holds their hidden states and the Hessian of one input in FP64, three times while it is
 /// factored.
-///   Integer arithmetic takes compiled_kernels() where `cpu` has none; the bytes of its products do not depend
+///   Integer arithmetic takes compiled_kernels() where `cpu` has none; the bytes of its products do not
+///   depend
 /// on the instruction set (those of float and double products beside them may: routers of experts, dense
 /// rotations, weights rounded by GPTQ or learned ranges; see Cpu::with_kernels). Errors: InvalidArgument
 /// (options, a token id outside the vocabulary, more tokens than positions), Error(format) naming a weight
