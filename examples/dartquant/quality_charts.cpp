@@ -215,6 +215,7 @@ std::string time_chart(SchemeSummary const& scheme, Comparison const& comparison
 
 std::string loss_chart(LearnedObjective objective, Comparison const& comparison) {
   constexpr double bottom = 236, chart_left = 54, right = width - 100;
+  constexpr double soonest = 1e-5;  // seconds; small models learn in milliseconds
   std::vector<ModelCalibration const*> runs;
   double low = infinity, high = -infinity, first = infinity, last = 0;
   for (ModelCalibration const& found : comparison.calibrations) {
@@ -225,7 +226,7 @@ std::string loss_chart(LearnedObjective objective, Comparison const& comparison)
     for (std::size_t i = 0; i < values; ++i) {
       low = std::min(low, found.r1_loss[i]);
       high = std::max(high, found.r1_loss[i]);
-      first = std::min(first, std::max(found.r1_seconds[i], shortest));
+      first = std::min(first, std::max(found.r1_seconds[i], soonest));
       last = std::max(last, found.r1_seconds[i]);
     }
   }
@@ -246,7 +247,7 @@ std::string loss_chart(LearnedObjective objective, Comparison const& comparison)
     }
     std::vector<std::pair<double, double>> points;
     for (std::size_t i = 0; i < std::min(run->r1_loss.size(), run->r1_seconds.size()); ++i)
-      points.emplace_back(x.at(run->r1_seconds[i]), y.at(run->r1_loss[i]));
+      points.emplace_back(x.at(std::max(run->r1_seconds[i], first)), y.at(run->r1_loss[i]));
     svg.circle(points.back().first, points.back().second, 2.6, line_look(seen.size() - 1));
     svg.curve(
         points, "curve " + line_look(seen.size() - 1),

@@ -91,12 +91,15 @@ TEST_CASE("integer products are measured beside fake quantization, on any instru
     CHECK(outcome.out.find("\nintegers    ") != outcome.out.npos);
     return Json::parse(read_file(scratch / "eval.json"));
   };
-  Json best = run({"--threads", "3"}), portable = run({"--isa", "portable", "--threads", "1"});
+  Json best = run({"--threads", "3"}), serial = run({"--threads", "1"}),
+       portable = run({"--isa", "portable", "--threads", "1"});
   CHECK(portable["integers"]["isa"] == "portable");
   CHECK(std::abs(best["integers"]["relative_difference"].get<double>()) < 0.01);
-  best["integers"].erase("isa");
-  portable["integers"].erase("isa");
-  CHECK(best == portable);
+  CHECK(best == serial);
+  // Integers are the same on all; the logits behind them are float products, whose last bits are not.
+  CHECK(best["integers"]["nll"].get<double>() ==
+        Approx(portable["integers"]["nll"].get<double>()).epsilon(1e-6));
+  CHECK(best["nll"].get<double>() == Approx(portable["nll"].get<double>()).epsilon(1e-2));
 }
 
 TEST_CASE("logits of another model are exit code 7", "[program][eval]") {
