@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 #include <limits>
 #include <span>
@@ -25,7 +24,7 @@ std::size_t bytes_of(Dtype dtype) { return static_cast<std::size_t>(bit_width(dt
 
 template <class T>
 bool same_bytes(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return std::ranges::equal(std::as_bytes(std::span(a)), std::as_bytes(std::span(b)));
 }
 
 /// Random doubles, and those around the places where rounding to 16 bits changes its mind.
