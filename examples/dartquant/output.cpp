@@ -112,6 +112,8 @@ StagedFile::~StagedFile() {
 }
 
 void StagedFile::commit() {
+  for (fs::directory_entry const& beside : fs::directory_iterator(staging_))
+    if (beside.path() != staged_) fs::rename(beside.path(), output_.parent_path() / beside.path().filename());
   fs::rename(staged_, output_);
   int const folder = ::open(output_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   bool const synced = folder >= 0 && ::fsync(folder) == 0;

@@ -96,7 +96,7 @@ Rotations used_part(Rotations const& rotations, RotationSet set) {
 }
 
 detail::Manifest manifest_of(Model const& model, FoldOptions const& options, FoldReport const& report) {
-  detail::Manifest manifest{.format = "checkpoint",
+  detail::Manifest manifest{.format = options.format == FoldFormat::gguf ? "gguf" : "checkpoint",
                             .rotations = options.rotations,
                             .online = {.r4 = options.rotations.r4 || model.needs_r4()},
                             .weights = options.weights,
@@ -168,7 +168,7 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
     writer_options.threads = cpu.threads();
     folder = std::make_unique<CheckpointWriter>(output, output_tensors(model, options), writer_options);
   }
-  std::future<detail::InputFiles> inputs = detail::hash_inputs(model, file ? 1 : cpu.threads());
+  std::future<detail::InputFiles> inputs = detail::hash_inputs(model, cpu.threads());
   TensorSink& tensors = file ? file->tensors() : *folder;
   FoldedWeights const weights(cpu, model, &held, options.rotations, NormGains::folded);
   ForwardOptions forward;
@@ -178,11 +178,10 @@ FoldReport fold(Cpu const& cpu, Model const& model, Rotations const& rotations,
   RoundedLayers rounded(cpu, weights, options.weights, forward);
   FoldWriter(cpu, weights, rounded, options, tensors).write();
   for (std::string& note : rounded.notes()) report.notes.push_back(std::move(note));
-  if (file) file->finish(report);
+  std::string const manifest = manifest_text(inputs.get(), manifest_of(model, options, report));
+  if (file) file->finish(manifest, report);
   else
-    detail::finish_folder(model,
-                          {detail::output_config(model, options.dtype),
-                           manifest_text(inputs.get(), manifest_of(model, options, report))},
+    detail::finish_folder(model, {detail::output_config(model, options.dtype), manifest},
                           used_part(rotations, options.rotations), output, *folder, report);
   return report;
 }

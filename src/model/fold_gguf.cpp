@@ -288,11 +288,17 @@ GgufOutput::~GgufOutput() = default;
 
 TensorSink& GgufOutput::tensors() { return *sink_; }
 
-void GgufOutput::finish(FoldReport& report) {
+void GgufOutput::finish(std::string const& manifest, FoldReport& report) {
+  fs::path beside = writer_->path();
+  beside += gguf_manifest_suffix;
+  AtomicFile text(beside, manifest.size());
+  text.write(manifest);
+  text.sync();
   writer_->verify(threads_);
   writer_->commit();
-  report.files.push_back(writer_->path());
-  report.bytes_written += fs::file_size(writer_->path());
+  text.commit();
+  report.files = {writer_->path(), beside};
+  for (fs::path const& file : report.files) report.bytes_written += fs::file_size(file);
 }
 
 }  // namespace dartquant::detail

@@ -10,6 +10,9 @@
 
 namespace dartquant::detail {
 
+/// What follows the name of a GGUF file in that of its manifest.
+inline constexpr char const* gguf_manifest_suffix = ".dartquant.json";
+
 /// The GGUF file that `fold` writes. Nothing has its final name before `finish`.
 class GgufOutput {
  public:
@@ -22,8 +25,9 @@ class GgufOutput {
 
   /// Takes the tensors of the untied model under their Hugging Face names; the rows of a head together.
   [[nodiscard]] TensorSink& tensors();
-  /// Verifies the file, gives it its name and fills the files and bytes of `report`.
-  void finish(FoldReport& report);
+  /// Verifies the file, gives it its name, writes the manifest beside it and fills the files and bytes of
+  /// `report`.
+  void finish(std::string const& manifest, FoldReport& report);
 
  private:
   class RenamingSink;

@@ -97,8 +97,12 @@ TEST_CASE("a model keeps its logits on the way into a GGUF file and out again", 
     std::string const number = std::to_string(kind);
     Model const model = Model::open(write_synthetic(folder / number, kinds[kind]));
     FoldReport const report = write_gguf(model, folder / (number + ".gguf"), Dtype::f32);
-    REQUIRE(report.files == std::vector<fs::path>{folder / (number + ".gguf")});
-    REQUIRE(report.bytes_written == fs::file_size(report.files[0]));
+    REQUIRE(report.files ==
+            std::vector<fs::path>{folder / (number + ".gguf"), folder / (number + ".gguf.dartquant.json")});
+    REQUIRE(report.bytes_written == fs::file_size(report.files[0]) + fs::file_size(report.files[1]));
+    std::string const manifest = read_bytes(report.files[1]);
+    REQUIRE(manifest.find("\"format\": \"gguf\"") != manifest.npos);
+    REQUIRE(manifest.find("xxh128") != manifest.npos);
     Model const file = Model::open(report.files[0]);
     REQUIRE_FALSE(file.config().tied_embeddings);
     REQUIRE(file.config().norm_epsilon == model.config().norm_epsilon);
