@@ -171,13 +171,14 @@ int main(int count, char** arguments) try {
   Measured const copied = job("copy", [&](fs::path const& to) { copy_checkpoint(root / "in", to); });
   double const copy_speed = bytes / copied.seconds;
   print("copy", copied, bytes, copy_speed);
-  Cpu const cpu = Cpu(sizes.threads).with_kernels(compiled_kernels());
+  // Made in the process of the job: threads do not outlive a fork.
+  auto const machine = [&] { return Cpu(sizes.threads).with_kernels(compiled_kernels()); };
   auto const folded = [&](RotationSet set, std::optional<Dtype> dtype, Rotations const& rotations) {
     return [&, set, dtype](fs::path const& to) {
       FoldOptions options;
       options.rotations = set;
       options.dtype = dtype;
-      static_cast<void>(fold(cpu, model, rotations, to, options));
+      static_cast<void>(fold(machine(), model, rotations, to, options));
     };
   };
   Rotations const none;
@@ -190,7 +191,7 @@ int main(int count, char** arguments) try {
               options.rotations = {};
               options.dtype = Dtype::f16;
               options.format = FoldFormat::gguf;
-              static_cast<void>(fold(cpu, model, none, to, options));
+              static_cast<void>(fold(machine(), model, none, to, options));
             }),
         bytes, copy_speed);
   print("4-bit native, groups of 128",
@@ -200,7 +201,7 @@ int main(int count, char** arguments) try {
               options.rotations = {};
               options.quantization.weight_group = 128;
               options.quantization.weight_clip = ClipSearch::none;
-              static_cast<void>(write_quantized(cpu, model, none, to, options));
+              static_cast<void>(write_quantized(machine(), model, none, to, options));
             }),
         bytes, copy_speed);
   Rotations rotations;
@@ -211,7 +212,7 @@ int main(int count, char** arguments) try {
   Measured const rotated = job("r1r2", folded({.r1 = true, .r2 = true}, std::nullopt, rotations), 1);
   print("R1 and R2 folded in FP64, bf16", rotated, bytes, copy_speed);
   double const operations = 2.0 * static_cast<double>(sizes.hidden) * bytes / 2;
-  double const ceiling = operations / product_speed(cpu);
+  double const ceiling = operations / product_speed(machine());
   std::printf("  its FP64 products alone need %.1f s here: %.0f %% of the time\n", ceiling,
               100 * ceiling / rotated.seconds);
   fs::remove_all(root);
