@@ -71,16 +71,16 @@ struct Learned {
 };
 
 /// The rows for R2 are enough to determine the polar factors of all heads: with 60, Procrustes carries the
-/// last bits of a head into its third digit.
+/// last bits of a head into its third digit. The CPU multiplies by plain loops, in the order of the device.
 Learned learn(Scratch const& scratch, std::string const& method, std::string const& device,
               Surroundings const& surroundings) {
   std::string const output = scratch / (method + device + ".safetensors"),
                     json = scratch / (method + device + ".json");
   Learned learned;
   learned.outcome =
-      run_program({"calibrate", model,  "--text",   text, "--samples",   "4",   "--rows",   "300",
-                   "--r2-rows", "400",  "--epochs", "2",  "--r2-epochs", "2",   "--method", method,
-                   "--device",  device, "--json",   json, "-o",          output},
+      run_program({"calibrate", model,  "--text",   text, "--samples",   "4",    "--rows",   "300",
+                   "--r2-rows", "400",  "--epochs", "2",  "--r2-epochs", "2",    "--method", method,
+                   "--device",  device, "--json",   json, "-o",          output, "--isa",    "portable"},
                   surroundings);
   INFO(learned.outcome.err);
   REQUIRE(learned.outcome.code == 0);
@@ -113,11 +113,10 @@ TEST_CASE("calibrate on a device: the rotations of the CPU", "[program][device]"
     REQUIRE(a.size() == b.size());
     REQUIRE(a.size() > 6);
     for (std::size_t i = 0; i < a.size(); ++i) CHECK(b[i] == Approx(a[i]).epsilon(1e-4));
-    // The same minimum; where it is flat, sums in another order end a little apart.
-    CHECK((cpu.rotations.r1 - gpu.rotations.r1).cwiseAbs().maxCoeff() < 2e-2);
+    CHECK((cpu.rotations.r1 - gpu.rotations.r1).cwiseAbs().maxCoeff() < 2e-3);
     for (std::size_t layer = 0; layer < cpu.rotations.r2.size(); ++layer)
       for (std::size_t head = 0; head < cpu.rotations.r2[layer].size(); ++head)
-        CHECK((cpu.rotations.r2[layer][head] - gpu.rotations.r2[layer][head]).cwiseAbs().maxCoeff() < 2e-2);
+        CHECK((cpu.rotations.r2[layer][head] - gpu.rotations.r2[layer][head]).cwiseAbs().maxCoeff() < 2e-3);
     CHECK(gpu.rotations.r1_orthogonality() < 30);
   }
 }

@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <dartquant/core/compiled_kernels.hpp>
+
 #include "run_program.hpp"
 #include "support/catch.hpp"
 
@@ -96,6 +98,12 @@ TEST_CASE("integer products are measured beside fake quantization, on any instru
   CHECK(portable["integers"]["isa"] == "portable");
   CHECK(std::abs(best["integers"]["relative_difference"].get<double>()) < 0.01);
   CHECK(best == serial);
+  if (dartquant::compiled_kernels().isa() ==
+      dartquant_isa_avx512_vnni) {  // float products of AVX2 have the same bytes
+    Json avx2 = run({"--isa", "avx2", "--threads", "2"});
+    avx2["integers"]["isa"] = best["integers"]["isa"];
+    CHECK(best == avx2);
+  }
   // Integers are the same on all; the logits behind them are float products, whose last bits are not.
   CHECK(best["integers"]["nll"].get<double>() ==
         Approx(portable["integers"]["nll"].get<double>()).epsilon(1e-6));

@@ -34,11 +34,10 @@ class TensorFile {
   [[nodiscard]] Tensor const* find(std::string_view name) const noexcept;
 
   /// Copies a tensor of this file into a matrix, converting F64, F32, F16, BF16, Q8_0 and Q4_0: [rows, cols]
-  /// for rank 2, [1, n] for rank 1, [1, 1] for a scalar. T is float or double. It reads the file
-  /// and maps nothing. Throws Error(unsupported) for other types and ranks, Error(format) with
-  /// row and column at the first value that is not finite (unless allowed; also a double beyond float),
-  /// Error(io) when the file changed on the disk
-  /// or cannot be read.
+  /// for rank 2, [1, n] for rank 1, [1, 1] for a scalar. T is float or double. It reads the file and maps
+  /// nothing. Throws Error(unsupported) for other types and ranks, Error(format) with row and column at the
+  /// first value that is not finite (unless allowed; also a double beyond float), Error(io) when the file
+  /// changed on the disk or cannot be read.
   template <class T>
   [[nodiscard]] RowMatrix<T> read_matrix(Tensor const& tensor,
                                          NonFinite non_finite = NonFinite::refuse) const;
