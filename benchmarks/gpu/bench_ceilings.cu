@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include <dartquant/cuda/launch.cuh>
 #include <dartquant/cuda/tensor_core.cuh>
@@ -294,9 +295,8 @@ int run(int argc, char** argv) {
             architecture = 10 * properties.major + properties.minor;
   measure_memory(report, std::size_t{report.quick() ? 64u : 2048u} << 20, processors);
   measure_tensor_cores(report, architecture, processors, report.quick() ? 100 : 4000);
-  for (int const n :
-       report.quick() ? std::initializer_list<int>{256} : std::initializer_list<int>{1024, 4096})
-    measure_algebra(report, n, processors);
+  std::vector<int> const orders = report.quick() ? std::vector{256} : std::vector{1024, 4096};
+  for (int const n : orders) measure_algebra(report, n, processors);
   return report.finish();
 }
 
