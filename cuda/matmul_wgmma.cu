@@ -9,10 +9,10 @@
 namespace dartquant::cuda::detail {
 
 void launch_wgmma(cudaStream_t stream, IntProduct const& p, StagedLayout const& layout) {
-  using Grouped = MultiplyWgmma<1, true>;
-  using Whole = MultiplyWgmma<2, false>;
-  if (p.w.groups > 1) launch(stream, Grouped::grid(p), Grouped{p, layout});
-  else launch(stream, Whole::grid(p), Whole{p, layout});
+  auto const run = [&]<class Kernel>(Kernel const& kernel) { launch(stream, Kernel::grid(p), kernel); };
+  if (p.w.groups == 1) run(MultiplyWgmma<WgmmaSums::whole>{p, layout});
+  else if (p.w.width == 128 && !p.corrected()) run(MultiplyWgmma<WgmmaSums::stages>{p, layout});
+  else run(MultiplyWgmma<WgmmaSums::groups>{p, layout});
 }
 
 }  // namespace dartquant::cuda::detail

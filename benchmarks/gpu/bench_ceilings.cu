@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(256) wgmma_kernel(int rounds, int* sink) {
         if constexpr (Floats) multiply_e4m3(f[i], a[step], b + step * 256);
         else multiply_warpgroup(thread, d[i], a[step], b + step * 256, true);
       }
-    warpgroup_wait(thread);
+    warpgroup_commit(thread);
+    warpgroup_wait<0>(thread);
   }
   float sum = 0;
   for (int i = 0; i < 2; ++i)

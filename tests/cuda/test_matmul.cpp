@@ -101,11 +101,11 @@ void check_decode(ProductCase const& c, ThreadOrder order = ThreadOrder::rising)
   product.check();
 }
 
-template <int TokenBlocks, bool Grouped>
+template <WgmmaSums Sums>
 void check_wgmma(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
   Operands const operands(c);
   HostProduct product(operands, StagedOrder::blocks);
-  using Kernel = MultiplyWgmma<TokenBlocks, Grouped>;
+  using Kernel = MultiplyWgmma<Sums>;
   run_on_host(Kernel::grid(product.p), Kernel{product.p, staged_layout(StagedOrder::blocks, c.tokens, c.in)},
               order);
   product.check();
@@ -288,23 +288,26 @@ TEST_CASE("W4A16 kernels stay within the bound", "[cuda][matmul]") {
 }
 
 TEST_CASE("multiply_wgmma, its instructions by their meaning", "[cuda][matmul]") {
-  check_wgmma<2, false>({.tokens = 37, .out = 51, .in = 203, .bias = true});
-  check_wgmma<2, false>({.tokens = 260,
-                         .out = 20,
-                         .in = 1500,
-                         .x_bits = 8,
-                         .w_asymmetric = true,
-                         .x_asymmetric = true,
-                         .extra = 1},
-                        ThreadOrder::shuffled);
-  check_wgmma<1, true>({.tokens = 20, .out = 140, .in = 1700, .group = 128, .bias = true},
-                       ThreadOrder::falling);
-  check_wgmma<1, true>({.tokens = 129,
-                        .out = 17,
-                        .in = 300,
-                        .group = 256,
-                        .w_asymmetric = true,
-                        .x_asymmetric = true,
-                        .x_grouped = true},
-                       ThreadOrder::shuffled);
+  check_wgmma<WgmmaSums::whole>({.tokens = 37, .out = 51, .in = 203, .bias = true});
+  check_wgmma<WgmmaSums::whole>({.tokens = 260,
+                                 .out = 20,
+                                 .in = 1500,
+                                 .x_bits = 8,
+                                 .w_asymmetric = true,
+                                 .x_asymmetric = true,
+                                 .extra = 1},
+                                ThreadOrder::shuffled);
+  check_wgmma<WgmmaSums::stages>({.tokens = 150, .out = 300, .in = 1700, .group = 128, .bias = true});
+  check_wgmma<WgmmaSums::stages>({.tokens = 20, .out = 140, .in = 250, .group = 128, .x_bits = 8},
+                                 ThreadOrder::falling);
+  check_wgmma<WgmmaSums::groups>({.tokens = 20, .out = 140, .in = 1700, .group = 128, .bias = true},
+                                 ThreadOrder::falling);
+  check_wgmma<WgmmaSums::groups>({.tokens = 129,
+                                  .out = 17,
+                                  .in = 300,
+                                  .group = 256,
+                                  .w_asymmetric = true,
+                                  .x_asymmetric = true,
+                                  .x_grouped = true},
+                                 ThreadOrder::shuffled);
 }

@@ -100,7 +100,9 @@ inline void bulk_copy(HostThread const&, void* shared, void const* global, int b
 }
 
 inline void warpgroup_fence(HostThread const&) {}
-inline void warpgroup_wait(HostThread const&) {}
+inline void warpgroup_commit(HostThread const&) {}
+template <int Pending>
+void warpgroup_wait(HostThread const&) {}
 template <class Word, int Rows>
 void hold(HostThread const&, Word (&)[Rows][4]) {}
 

@@ -93,7 +93,7 @@ struct IntProduct {
   Output y;
 
   /// Whether an integer needs more than the scale of its weights.
-  [[nodiscard]] DARTQUANT_DEVICE bool corrected() const {
+  [[nodiscard]] DARTQUANT_HD bool corrected() const {
     return w.zero_points != nullptr || zero_points_left || x.grouped;
   }
 

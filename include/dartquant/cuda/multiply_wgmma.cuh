@@ -1,104 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include <dartquant/core/half.hpp>
 #include <dartquant/core/platform.hpp>
 #include <dartquant/cuda/grid.hpp>
 #include <dartquant/cuda/int_product.cuh>
 
 namespace dartquant::cuda {
 
+/// Over how many channels MultiplyWgmma sums integers before it scales them.
+enum class WgmmaSums {
+  whole,   ///< all: one scale per output
+  stages,  ///< 128, where nothing but the scales of weights is to be applied
+  groups   ///< a multiple of 128, with all corrections of IntProduct
+};
+
 /// Y = X W^T + bias for many tokens on sm_90a, with the integer tensor instructions of warpgroups. They take
 /// only their first operand from registers, so weights are the first (rows = outputs): they arrive as
 /// nibbles and become bytes in registers. Activations are the second, staged as bytes in the order `blocks`.
 ///
-/// A block computes 128 OutBlocks outputs x 128 tokens: two warpgroups, each 64 OutBlocks outputs. Weights
-/// are half as long as activations, so the wide side of the block is theirs. The first warp also fills stages
-/// of 128 channels by bulk copies, two stages behind the one that it multiplies; two barriers per stage count
-/// what has arrived and who has finished. Grouped: OutBlocks is 1 (its sums need the registers), groups are a
-/// multiple of 128 channels.
-template <int OutBlocks, bool Grouped>
+/// A block computes 128 out_blocks outputs x 128 tokens: two warpgroups, each 64 out_blocks outputs. Weights
+/// are half as long as activations, so the wide side of the block is theirs. The block goes through stages of
+/// 128 channels, of which `ahead` are under way: weights by copies that each thread makes and reads alone,
+/// activations by bulk copies of the first warp, with two barriers per stage that count what has arrived and
+/// who has finished.
+///
+/// whole: the weights of a stage become bytes while the instructions of the stage before run. stages: both
+/// blocks of outputs of a warpgroup use one set of integers in turn; while one warpgroup scales, the other
+/// multiplies. groups: one block of outputs, correct for everything.
+///
+/// Blocks of one cluster (Cluster of them, side by side in outputs) share their activations: each fetches a
+/// part and sends it to all.
+template <WgmmaSums Sums, int Cluster = 1>
 struct MultiplyWgmma {
-  static constexpr int threads = 256, warps = threads / 32, stages = 6, lag = 2;
-  static constexpr int block_outputs = 128 * OutBlocks, block_panels = block_outputs / 16, block_tokens = 128;
+  static constexpr int threads = 256, warps = threads / 32, cluster = Cluster;
+  static constexpr int out_blocks = Sums == WgmmaSums::groups ? 1 : 2;
+  static constexpr int stages = 7, ahead = 4;
+  static constexpr int block_outputs = 128 * out_blocks, block_panels = block_outputs / 16,
+                       block_tokens = 128;
   static constexpr int weight_bytes = block_panels * 1024, x_bytes = 16384;
-  static constexpr int stage_bytes = weight_bytes + x_bytes, barrier_bytes = 128;
+  static constexpr int stage_bytes = weight_bytes + x_bytes;
+  static constexpr int barrier_bytes = 128, scale_bytes = 4 * block_tokens;
   IntProduct p;
   StagedLayout staged;
 
   [[nodiscard]] static Grid grid(IntProduct const& p) {
-    return {.blocks_x = (p.y.out + block_outputs - 1) / block_outputs,
+    int const blocks = (p.y.out + block_outputs - 1) / block_outputs;
+    return {.blocks_x = (blocks + cluster - 1) / cluster * cluster,
             .blocks_y = (p.y.tokens + block_tokens - 1) / block_tokens,
-            .shared_bytes = barrier_bytes + stages * stage_bytes};
+            .shared_bytes = barrier_bytes + scale_bytes + stages * stage_bytes};
   }
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     if (!has_warpgroups(thread)) return;
-    if (thread.index() == 0) {
-      for (int stage = 0; stage < stages; ++stage) {
-        barrier_start(thread, full(thread, stage), 1);
-        barrier_start(thread, empty(thread, stage), warps);
-      }
-      barriers_started(thread);
-    }
-    thread.synchronize();
-    if (thread.warp() == 0)
-      for (int block = 0; block < stages - lag; ++block) fill(thread, block);
-
-    int const blocks = staged.tiles / 2;
-    std::int32_t dot[OutBlocks][16][4] = {};
-    float sum[Grouped ? 16 : 1][4] = {};
-    float scales[OutBlocks][2] = {};
-    int const blocks_of_group = Grouped ? p.w.width / 128 : blocks;
-    for (int block = 0, in_group = 0, group = 0; block < blocks; ++block) {
-      if (thread.warp() == 0) fill(thread, block + stages - lag);
-      if (in_group == 0) load_scales(thread, group, scales);
-      barrier_wait(thread, full(thread, block % stages), block / stages % 2);
-      multiply_stage(thread, stage_data(thread, block % stages), in_group > 0, dot);
-      if (thread.lane() == 0) barrier_arrive(thread, empty(thread, block % stages));
-      if (++in_group < blocks_of_group && block + 1 < blocks) continue;
-      if constexpr (Grouped) {
-#pragma unroll
-        for (int j = 0; j < 16; ++j)
-          add_group(p, sum[j], dot[0][j], sixteen_times_shift, scales[0], panel(thread, 0), group,
-                    first_token(thread) + 8 * j, thread.lane());
-        in_group = 0;
-        ++group;
-      }
-    }
-#pragma unroll
-    for (int b = 0; b < OutBlocks; ++b)
-#pragma unroll
-      for (int j = 0; j < 16; ++j) {
-        int const token = first_token(thread) + 8 * j;
-        float a[4] = {};
-        if constexpr (!Grouped)
-          add_group(p, a, dot[b][j], sixteen_times_shift, scales[b], panel(thread, b), 0, token,
-                    thread.lane());
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          FragmentPlace const at = FragmentPlace::of(thread.lane(), c);
-          p.finish(thread, token + at.token, panel(thread, b) * 16 + at.row,
-                   Grouped ? sum[Grouped ? j : 0][c] : a[c]);
-        }
-      }
+    start(thread);
+    float values[out_blocks][16][4];
+    if constexpr (Sums == WgmmaSums::whole) multiply_whole(thread, values);
+    else multiply_groups(thread, values);
+    thread.synchronize();  // the memory of the stages is free
+    if (p.y.type == OutputType::float32) store_tile<float>(thread, values);
+    else if (p.y.type == OutputType::float16) store_tile<Half>(thread, values);
+    else store_tile<BFloat16>(thread, values);
+    if constexpr (cluster > 1) cluster_synchronize(thread);  // no block ends while another one signals it
   }
 
  private:
+  /// The place of a stage in shared memory, and which time round the ring it is.
+  struct Place {
+    int slot = 0, round = 0;
+    DARTQUANT_DEVICE void advance() {
+      if (++slot == stages) {
+        slot = 0;
+        round ^= 1;
+      }
+    }
+  };
+  /// Weights of 64 outputs x 128 channels as bytes: four steps of 32 channels.
+  using Operand = std::uint32_t[4][4];
+
   template <class Thread>
-  DARTQUANT_DEVICE static std::uint64_t* full(Thread const& thread, int stage) {
-    return reinterpret_cast<std::uint64_t*>(thread.shared()) + stage;
+  DARTQUANT_DEVICE static std::uint64_t* full(Thread const& thread, int slot) {
+    return reinterpret_cast<std::uint64_t*>(thread.shared()) + slot;
   }
   template <class Thread>
-  DARTQUANT_DEVICE static std::uint64_t* empty(Thread const& thread, int stage) {
-    return full(thread, stages + stage);
+  DARTQUANT_DEVICE static std::uint64_t* empty(Thread const& thread, int slot) {
+    return full(thread, stages + slot);
+  }
+  /// The scales of the tokens.
+  template <class Thread>
+  DARTQUANT_DEVICE static float* token_scales(Thread const& thread) {
+    return reinterpret_cast<float*>(thread.shared() + barrier_bytes);
   }
   template <class Thread>
-  DARTQUANT_DEVICE static std::byte* stage_data(Thread const& thread, int stage) {
-    return thread.shared() + barrier_bytes + stage * stage_bytes;
+  DARTQUANT_DEVICE static std::byte* stage_data(Thread const& thread, int slot) {
+    return thread.shared() + barrier_bytes + scale_bytes + slot * stage_bytes;
   }
   template <class Thread>
   DARTQUANT_DEVICE static int first_token(Thread const& thread) {
@@ -107,73 +108,288 @@ struct MultiplyWgmma {
   /// The panel of this warp in the b-th block of 64 outputs of its warpgroup: in the block, and in W.
   template <class Thread>
   DARTQUANT_DEVICE static int panel_in_block(Thread const& thread, int b) {
-    return (thread.warp() / 4 * OutBlocks + b) * 4 + thread.warp() % 4;
+    return (thread.warp() / 4 * out_blocks + b) * 4 + thread.warp() % 4;
   }
   template <class Thread>
   DARTQUANT_DEVICE static int panel(Thread const& thread, int b) {
     return thread.block_x() * block_panels + panel_in_block(thread, b);
   }
-  [[nodiscard]] static DARTQUANT_DEVICE int min_of(int a, int b) { return a < b ? a : b; }
 
-  /// A warp fills the stage of 128 channels: lane i copies panel i of the weights, the last lane the tokens.
-  /// What lies behind the last panel or tile is left as it is: activations there are 0, or nothing is stored.
   template <class Thread>
-  DARTQUANT_DEVICE void fill(Thread const& thread, int block) const {
-    if (block >= staged.tiles / 2) return;
-    int const stage = block % stages, lane = thread.lane();
-    int const panels = min_of(block_panels, p.w.panels - thread.block_x() * block_panels);
-    int const tile_bytes = 512 * min_of(2, p.w.tiles_of_panel - 2 * block);
-    barrier_wait(thread, empty(thread, stage), (block / stages + 1) % 2);
-    if (lane == 0) barrier_expect(thread, full(thread, stage), panels * tile_bytes + x_bytes);
-    thread.synchronize_warp();
-    std::byte* const to = stage_data(thread, stage);
-    if (lane < panels)
-      bulk_copy(thread, to + lane * 1024, p.w.fragment(thread.block_x() * block_panels + lane, 2 * block, 0),
-                tile_bytes, full(thread, stage));
-    if (lane == 31)
-      bulk_copy(thread, to + weight_bytes,
-                p.staged + (std::int64_t{thread.block_y()} * (staged.tiles / 2) + block) * x_bytes, x_bytes,
-                full(thread, stage));
+  DARTQUANT_DEVICE void start(Thread const& thread) const {
+    if (thread.index() == 0) {
+      for (int slot = 0; slot < stages; ++slot) {
+        barrier_start(thread, full(thread, slot), 1);
+        barrier_start(thread, empty(thread, slot), warps * cluster);
+      }
+      barriers_started(thread);
+    }
+    if (thread.index() < block_tokens) {
+      int const token = first_token(thread) + thread.index();
+      token_scales(thread)[thread.index()] =
+          p.x.grouped ? 1.0f : p.x.scales[(token < p.y.tokens ? token : p.y.tokens - 1) * p.x.scale_stride];
+    }
+    thread.synchronize();
+    if constexpr (cluster > 1) cluster_synchronize(thread);
+    Place at;
+    for (int block = 0; block < ahead; ++block, at.advance()) fill(thread, block, at);
+  }
+
+  /// Starts what fills a stage. A thread copies the weights that it will read itself: 16 bytes per tile and
+  /// panel. What lies behind the last panel or tile is left as it is: activations there are 0, or nothing is
+  /// stored.
+  template <class Thread>
+  DARTQUANT_DEVICE void fill(Thread const& thread, int block, Place const& at) const {
+    std::byte* const to = stage_data(thread, at.slot);
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b)
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile)
+        if (panel(thread, b) < p.w.panels && 2 * block + tile < p.w.tiles_of_panel)
+          thread.template copy_async<16>(
+              to + panel_in_block(thread, b) * 1024 + (tile * 32 + thread.lane()) * 16,
+              p.w.fragment(panel(thread, b), 2 * block + tile, thread.lane()));
+    thread.commit_copies();
+    if (thread.warp() != 0 || block >= staged.tiles / 2) return;
+    barrier_wait(thread, empty(thread, at.slot), at.round ^ 1);
+    if (thread.lane() != 0) return;
+    barrier_expect(thread, full(thread, at.slot), x_bytes);
+    std::byte const* const from =
+        p.staged + (std::int64_t{thread.block_y()} * (staged.tiles / 2) + block) * x_bytes;
+    if constexpr (cluster > 1) {
+      int const part = cluster_rank(thread) * (x_bytes / cluster);
+      bulk_copy_to_cluster<cluster>(thread, to + weight_bytes + part, from + part, x_bytes / cluster,
+                                    full(thread, at.slot));
+    } else {
+      bulk_copy(thread, to + weight_bytes, from, x_bytes, full(thread, at.slot));
+    }
+  }
+  /// This warp has read the activations of a stage.
+  template <class Thread>
+  DARTQUANT_DEVICE static void leave(Thread const& thread, int slot) {
+    if constexpr (cluster > 1) {
+      if (thread.lane() < cluster) barrier_arrive_in_cluster(thread, empty(thread, slot), thread.lane());
+    } else {
+      if (thread.lane() == 0) barrier_arrive(thread, empty(thread, slot));
+    }
   }
 
   template <class Thread>
-  DARTQUANT_DEVICE void load_scales(Thread const& thread, int group, float (&scales)[OutBlocks][2]) const {
+  DARTQUANT_DEVICE static void load_operand(Thread const& thread, int slot, int b, Operand& a) {
+    auto const* const words =
+        reinterpret_cast<Words4 const*>(stage_data(thread, slot) + panel_in_block(thread, b) * 1024);
 #pragma unroll
-    for (int b = 0; b < OutBlocks; ++b)
+    for (int tile = 0; tile < 2; ++tile) {
+      Words4 const w = words[tile * 32 + thread.lane()];
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        a[2 * tile + i / 4][i % 4] = SixteenTimes(w.v[i / 4 * 2], w.v[i / 4 * 2 + 1]).a[i % 4];
+    }
+  }
+
+  /// The two scales of this lane's outputs in a group.
+  template <class Thread>
+  DARTQUANT_DEVICE void load_scales(Thread const& thread, int group, float (&scales)[out_blocks][2]) const {
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b)
+#pragma unroll
       for (int half = 0; half < 2; ++half)
         scales[b][half] = p.w.scales[p.w.cell(panel(thread, b), group, thread.lane() / 4 + 8 * half)];
   }
 
-  /// 128 channels: four instructions of 32 for every 64 outputs.
+  // ---- whole: one scale per output
+
   template <class Thread>
-  DARTQUANT_DEVICE void multiply_stage(Thread const& thread, std::byte const* data, bool accumulate,
-                                       std::int32_t (&dot)[OutBlocks][16][4]) const {
-    // All operands are in their registers before the fence: one that is written later would have the compiler
-    // wait for the instructions in flight.
-    std::uint32_t a[OutBlocks][4][4];
-#pragma unroll
-    for (int b = 0; b < OutBlocks; ++b) {
-#pragma unroll
-      for (int tile = 0; tile < 2; ++tile) {
-        Words4 const words = reinterpret_cast<Words4 const*>(data + panel_in_block(thread, b) *
-                                                                        1024)[tile * 32 + thread.lane()];
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-          a[b][2 * tile + i / 4][i % 4] = SixteenTimes(words.v[i / 4 * 2], words.v[i / 4 * 2 + 1]).a[i % 4];
-      }
-      hold(thread, a[b]);
-      hold(thread, dot[b]);
+  DARTQUANT_DEVICE void multiply_whole(Thread const& thread, float (&values)[out_blocks][16][4]) const {
+    int const blocks = staged.tiles / 2;
+    std::int32_t dot[out_blocks][16][4] = {};
+    Operand even[out_blocks], odd[out_blocks];  // of two stages in turn: one is read while the other changes
+    Place at, next;
+    for (int i = 0; i < ahead; ++i) next.advance();
+    int block = 0;
+    for (; block + 1 < blocks; block += 2) {
+      multiply_stage(thread, block, at, next, even, dot);
+      multiply_stage(thread, block + 1, at, next, odd, dot);
     }
+    if (block < blocks) multiply_stage(thread, block, at, next, even, dot);
+    warpgroup_wait<0>(thread);
+    float scales[out_blocks][2];
+    load_scales(thread, 0, scales);
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) {
+      hold(thread, dot[b]);
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) values[b][j][c] = 0;
+        add_group(p, values[b][j], dot[b][j], sixteen_times_shift, scales[b], panel(thread, b), 0,
+                  first_token(thread) + 8 * j, thread.lane());
+      }
+    }
+  }
+
+  template <class Thread>
+  DARTQUANT_DEVICE void multiply_stage(Thread const& thread, int block, Place& at, Place& next,
+                                       Operand (&a)[out_blocks],
+                                       std::int32_t (&dot)[out_blocks][16][4]) const {
+    fill(thread, block + ahead, next);
+    next.advance();
+    thread.template wait_copies<ahead>();
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) {
+      load_operand(thread, at.slot, b, a[b]);
+      hold(thread, a[b]);
+    }
+    barrier_wait(thread, full(thread, at.slot), at.round);
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) hold(thread, dot[b]);
     warpgroup_fence(thread);
+    std::byte const* const x = stage_data(thread, at.slot) + weight_bytes;
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
-      for (int b = 0; b < OutBlocks; ++b)
-        multiply_warpgroup(thread, dot[b], a[b][step], data + weight_bytes + step * 256,
-                           accumulate || step > 0);
-    warpgroup_wait(thread);
+      for (int b = 0; b < out_blocks; ++b)
+        multiply_warpgroup(thread, dot[b], a[b][step], x + step * 256, true);
+    warpgroup_commit(thread);
+    warpgroup_wait<1>(thread);  // the stage before is done
+    if (block > 0) leave(thread, at.slot == 0 ? stages - 1 : at.slot - 1);
+    at.advance();
+  }
+
+  // ---- a scale per group of channels
+
+  template <class Thread>
+  DARTQUANT_DEVICE void multiply_groups(Thread const& thread, float (&sum)[out_blocks][16][4]) const {
+    int const blocks = staged.tiles / 2, blocks_of_group = p.w.width / 128;
 #pragma unroll
-    for (int b = 0; b < OutBlocks; ++b) hold(thread, dot[b]);
+    for (int b = 0; b < out_blocks; ++b)
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum[b][j][c] = 0;
+    std::int32_t dot[16][4];
+    float scales[out_blocks][2], following[out_blocks][2];
+    load_scales(thread, 0, following);
+    Place at, next;
+    for (int i = 0; i < ahead; ++i) next.advance();
+    for (int block = 0, in_group = 0, group = 0; block < blocks; ++block, at.advance()) {
+      fill(thread, block + ahead, next);
+      next.advance();
+      if (in_group == 0) {
+#pragma unroll
+        for (int b = 0; b < out_blocks; ++b)
+          for (int half = 0; half < 2; ++half) scales[b][half] = following[b][half];
+        load_scales(thread, group + 1 < p.w.groups ? group + 1 : group, following);
+      }
+      thread.template wait_copies<ahead>();
+      barrier_wait(thread, full(thread, at.slot), at.round);
+      bool const complete = ++in_group == blocks_of_group || block + 1 == blocks;
+#pragma unroll
+      for (int b = 0; b < out_blocks; ++b) {
+        multiply_block(thread, at.slot, b, in_group > 1, dot);
+        if constexpr (Sums == WgmmaSums::stages) add_stage(dot, scales[b], sum[b]);
+        else if (complete)
+#pragma unroll
+          for (int j = 0; j < 16; ++j)
+            add_group(p, sum[b][j], dot[j], sixteen_times_shift, scales[b], panel(thread, b), group,
+                      first_token(thread) + 8 * j, thread.lane());
+      }
+      leave(thread, at.slot);
+      if (!complete) continue;
+      in_group = 0;
+      ++group;
+    }
+  }
+
+  template <class Thread>
+  DARTQUANT_DEVICE static void multiply_block(Thread const& thread, int slot, int b, bool accumulate,
+                                              std::int32_t (&dot)[16][4]) {
+    Operand a;
+    load_operand(thread, slot, b, a);
+    // All operands are in their registers before the fence: one that is written later would have the compiler
+    // wait for the instructions in flight.
+    hold(thread, a);
+    hold(thread, dot);
+    warpgroup_fence(thread);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      multiply_warpgroup(thread, dot, a[step], stage_data(thread, slot) + weight_bytes + step * 256,
+                         accumulate || step > 0);
+    warpgroup_commit(thread);
+    warpgroup_wait<0>(thread);
+    hold(thread, dot);
+  }
+
+  /// sum += float(dot / 16) scale. A sixteenth of the scale saves the shift: it is exact, and so is 16 n in
+  /// float wherever n is rounded alike; scales too small for that take the shift.
+  DARTQUANT_DEVICE static void add_stage(std::int32_t const (&dot)[16][4], float const (&scales)[2],
+                                         float (&sum)[16][4]) {
+    float const low = std::fabs(scales[0]), high = std::fabs(scales[1]);
+    bool const tiny = (low > 0 && low < 0x1p-100f) || (high > 0 && high < 0x1p-100f);
+    float const sixteenth[2] = {scales[0] * 0.0625f, scales[1] * 0.0625f};
+    if (!tiny) {
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          sum[j][c] = std::fma(static_cast<float>(dot[j][c]), sixteenth[c / 2], sum[j][c]);
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < 16; ++j)
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        sum[j][c] = std::fma(static_cast<float>(dot[j][c] >> sixteen_times_shift), scales[c / 2], sum[j][c]);
+  }
+
+  // ---- Y
+
+  /// Scales and biases the sums and brings them to memory: through shared memory, so that a row of Y is
+  /// written in whole pieces of 16 bytes where Y allows it.
+  template <class T, class Thread>
+  DARTQUANT_DEVICE void store_tile(Thread const& thread, float const (&values)[out_blocks][16][4]) const {
+    constexpr int pitch = block_outputs + 16 / static_cast<int>(sizeof(T));
+    static_assert(block_tokens * pitch * static_cast<int>(sizeof(T)) <= stages * stage_bytes);
+    auto* const tile = reinterpret_cast<T*>(stage_data(thread, 0));
+    float const* const scales = token_scales(thread);
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) {
+      float bias[2] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int const out = panel(thread, b) * 16 + thread.lane() / 4 + 8 * half;
+        if (p.bias != nullptr && out < p.y.out) bias[half] = p.bias[out];
+      }
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          FragmentPlace const at = FragmentPlace::of(thread.lane(), c);
+          int const token = 8 * j + at.token;
+          tile[token * pitch + panel_in_block(thread, b) * 16 + at.row] =
+              thread.template from_float<T>(std::fma(values[b][j][c], scales[token], bias[c / 2]));
+        }
+    }
+    thread.synchronize();
+    constexpr int each = 16 / static_cast<int>(sizeof(T));  // outputs of a piece
+    int const first_out = thread.block_x() * block_outputs, outputs = p.y.out - first_out;
+    auto* const y = static_cast<T*>(p.y.data) + first_out;
+    bool const whole =
+        outputs >= block_outputs && p.y.stride % each == 0 && reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
+    for (int row = thread.warp(); row < block_tokens; row += warps) {
+      if (first_token(thread) + row >= p.y.tokens) break;
+      T const* const from = tile + row * pitch;
+      T* const to = y + (first_token(thread) + row) * p.y.stride;
+      if (whole) {
+#pragma unroll
+        for (int i = 0; i < block_outputs / each; i += 32)
+          if (i + thread.lane() < block_outputs / each)
+            reinterpret_cast<Words4*>(to)[i + thread.lane()] =
+                reinterpret_cast<Words4 const*>(from)[i + thread.lane()];
+      } else {
+        for (int i = thread.lane(); i < outputs && i < block_outputs; i += 32) to[i] = from[i];
+      }
+    }
   }
 };
 
