@@ -74,9 +74,21 @@ diff "$folder/out/table.md" - << 'END' || fail "the table"
 | copy | 3000 GB/s | 0.9677 of ceiling (3100 GB/s) | 0.9000, met |
 END
 
+cp -r "$folder/repository/build/gpu-90a" "$folder/elsewhere"
 : > "$folder/log"
 TEST_CODE=1 expect 1 "== failed: test_cuda_device" "$script" --output "$folder/out" --skip-sanitizers
 ! grep -q sanitizer "$folder/log" || fail "--skip-sanitizers"
+
+# Programs that another machine built: nothing is compiled.
+expect 2 "$folder/empty has no tests/test_cuda_device" "$script" --prebuilt "$folder/empty"
+expect 2 "--prebuilt needs a folder" "$script" --prebuilt
+rm "$folder/bin/nvcc" "$folder/bin/cmake"
+: > "$folder/log"
+expect 0 "== all passed" "$script" --prebuilt "$folder/elsewhere" --output "$folder/out"
+grep -q "sanitizer --tool initcheck .*--kernel-name-exclude kns=potrf $folder/elsewhere/tests/test_cuda_device" "$folder/log" ||
+  fail "initcheck leaves out cuSOLVER's potrf"
+! grep -q "^cmake" "$folder/log" || fail "--prebuilt builds nothing"
+
 expect 2 "usage: gpu_table" "$table"
 echo '{"figures": 3}' > "$folder/bad.json"
 expect 1 "is not a file of figures" "$table" "$folder/bad.json"

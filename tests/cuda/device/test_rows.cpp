@@ -30,7 +30,7 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: every length", "[device][rows]") 
   }
 }
 
-TEST_CASE("Rows on a GPU have the CPU's bytes: widths of models", "[device][rows]") {
+TEST_CASE("Rows on a GPU have the CPU's bytes: widths of models", "[device][rows][large]") {
   if (test::no_device()) return;
   Random random(2);
   for (std::int64_t const cols : {2048, 3072, 4096, 5120, 8192, 11008, 13824, 14336})
