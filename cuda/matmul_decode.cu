@@ -10,8 +10,7 @@
 namespace dartquant::cuda::detail {
 
 void launch_stage(cudaStream_t stream, Activations const& x, StagedLayout const& layout, std::byte* staged) {
-  launch(stream, {.blocks_x = static_cast<int>(StageActivations::block_count(layout))},
-         StageActivations{x, layout, staged});
+  launch(stream, StageActivations::grid(layout), StageActivations{x, layout, staged});
 }
 
 void launch_sums(cudaStream_t stream, Activations const& x, bool nibbles, int groups, std::int32_t* sums) {

@@ -47,7 +47,7 @@ struct HostProduct {
     p.x = of.activations();
     StagedLayout const layout = staged_layout(order, c.tokens, c.in);
     p.staged = reinterpret_cast<std::byte const*>(staged.data());
-    run_on_host({.blocks_x = static_cast<int>(StageActivations::block_count(layout))},
+    run_on_host(StageActivations::grid(layout),
                 StageActivations{p.x, layout, reinterpret_cast<std::byte*>(staged.data())});
     bool const nibbles = order == StagedOrder::nibbles;
     if (c.w_asymmetric) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include <dartquant/core/platform.hpp>
+#include <dartquant/cuda/grid.hpp>
 
 namespace dartquant::cuda {
 
@@ -130,28 +131,27 @@ struct StagedLayout {
 }
 
 /// Brings plain activations into the order that a product takes them in. One thread per token, tile and lane
-/// mod 4; it moves 16 channels.
+/// mod 4; it moves 16 channels. A block has eight tokens and eight tiles where the order is `blocks`, so that
+/// a warp writes 128 bytes at a time, else one token and 64 tiles.
 struct StageActivations {
   static constexpr int threads = 256;
   Activations x;
   StagedLayout layout;
   std::byte* staged;
 
-  [[nodiscard]] static constexpr std::int64_t block_count(StagedLayout const& l) {
-    return (std::int64_t{l.tokens} * l.tiles * 4 + threads - 1) / threads;
+  [[nodiscard]] static constexpr Grid grid(StagedLayout const& l) {
+    bool const blocks = l.order == StagedOrder::blocks;
+    return {.blocks_x = blocks ? l.tokens / 8 : l.tokens, .blocks_y = (l.tiles - 1) / (blocks ? 8 : 64) + 1};
   }
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
-    std::int64_t at = std::int64_t{thread.block_x()} * threads + thread.index();
-    if (at >= std::int64_t{layout.tokens} * layout.tiles * 4) return;
-    int const quad = static_cast<int>(at % 4);
-    at /= 4;
     bool const blocks = layout.order == StagedOrder::blocks;
-    int const low = blocks ? static_cast<int>(at % 8) : 0;
-    if (blocks) at /= 8;
-    int const tile = static_cast<int>(at % layout.tiles);
-    int const token = static_cast<int>(at / layout.tiles) * (blocks ? 8 : 1) + low;
+    int const quad = thread.index() % 4;
+    int const token = blocks ? thread.block_x() * 8 + thread.index() / 4 % 8 : thread.block_x();
+    int const tile =
+        blocks ? thread.block_y() * 8 + thread.warp() : thread.block_y() * 64 + thread.index() / 4;
+    if (tile >= layout.tiles) return;
     int const channel = tile * 64 + quad * 8;
     if (layout.order == StagedOrder::nibbles) {
       Words2 const words{{x.nibbles(token, channel), x.nibbles(token, channel + 32)}};
