@@ -51,7 +51,7 @@ END
 done
 ln -sf "$TABLE" "$2/benchmarks/gpu/gpu_table"
 chmod +x "$2/tests/test_cuda_device" "$2"/benchmarks/gpu/gpu_bench_*'
-stand_in compute-sanitizer 'echo "sanitizer $*" >> "$LOG"'
+stand_in compute-sanitizer 'echo "sanitizer $*" >> "$LOG"; exit "${SANITIZER_CODE:-0}"'
 expect 0 "== all passed" "$script" --output "$folder/out" --quick
 grep -qF -- "-DCMAKE_CUDA_ARCHITECTURES=90a-real" "$folder/log" || fail "the architecture of the first card is built"
 for tool in memcheck racecheck initcheck synccheck; do
@@ -88,6 +88,7 @@ expect 0 "== all passed" "$script" --prebuilt "$folder/elsewhere" --output "$fol
 grep -q "sanitizer --tool initcheck .*--kernel-name-exclude kns=potrf $folder/elsewhere/tests/test_cuda_device" "$folder/log" ||
   fail "initcheck leaves out cuSOLVER's potrf"
 ! grep -q "^cmake" "$folder/log" || fail "--prebuilt builds nothing"
+SANITIZER_CODE=9 expect 1 "== failed: memcheck racecheck initcheck synccheck" "$script" --prebuilt "$folder/elsewhere" --output "$folder/out"
 
 expect 2 "usage: gpu_table" "$table"
 echo '{"figures": 3}' > "$folder/bad.json"
