@@ -167,9 +167,9 @@ TEST_CASE("a run may learn on another objective than its method's own", "[calibr
        {LearnedObjective::whip, LearnedObjective::quant_error, LearnedObjective::output_error})
     REQUIRE(parse_objective(name_of(objective)) == objective);
   REQUIRE_INVALID(parse_objective("loss"), "whip, uniformity, kurtosis");
-  REQUIRE_INVALID(
-      calibrate(Cpu(1), model, tokens, {.method = Method::centred, .objective = LearnedObjective::variance}),
-      "variance does not go with");
+  REQUIRE_INVALID(calibrate(Cpu(1), model, tokens,
+                            {.method = Method::procrustes, .objective = LearnedObjective::variance}),
+                  "variance does not go with");
 }
 
 TEST_CASE("centred calibration finds the means of inputs and keys", "[calibrate]") {
