@@ -99,8 +99,7 @@ void find_r1(Cpu const& cpu, Model const& model, MatrixView<float const> X,
     }
     RowMatrix<float> const extended =
         detail::with_weight_rows(cpu, model, X, detail::weight_rows_of(options));
-    Calibration found =
-        learner_of(cpu, options).rotation(extended.size() != 0 ? extended : X, learning);
+    Calibration found = learner_of(cpu, options).rotation(extended.size() != 0 ? extended : X, learning);
     run.r1_status.add(found);
     run.result.r1_steps = found.steps;
     run.result.r1_loss = std::move(found.loss);
@@ -250,7 +249,8 @@ void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
           result.rotations);
     });
   if (learns_blocks(run))
-    run.timed([&] { detail::learn_input_blocks(cpu, X, captured.centred_starts, run.options, result); });
+    run.timed(
+        [&] { detail::learn_input_blocks(cpu, model, X, captured.centred_starts, run.options, result); });
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();

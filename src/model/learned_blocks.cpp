@@ -14,6 +14,7 @@
 
 #include "model/find_transforms.hpp"
 #include "model/learn.hpp"
+#include "model/weight_rows.hpp"
 #include "model/weights.hpp"
 
 namespace dartquant::detail {
@@ -27,14 +28,15 @@ std::uint64_t site_seed(ModelCalibrationOptions const& run, index_t layer, Site 
       .bits(static_cast<std::uint64_t>(layer) * 8 + static_cast<std::uint64_t>(site));
 }
 
-/// `chain`, then one rotation per block of X, each learned on its own channels from the identity on. X has
-/// been through `chain`.
-Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> X, Site site,
-                      ModelCalibrationOptions const& run, index_t layer, ModelCalibration& result) {
+/// `chain`, then one rotation per block of `rows`, each learned on its own channels from the identity on. X,
+/// what is reported on, and `rows` have been through `chain`.
+Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> rows,
+                      MatrixView<float const> X, Site site, ModelCalibrationOptions const& run, index_t layer,
+                      ModelCalibration& result) {
   index_t const block = block_of(SiteChain::learned_blocks, X.cols(), run.block), blocks = X.cols() / block;
   if (block == 1) return chain;
   HeadCalibration found = learner_of(cpu, run).heads(
-      X, blocks, blocks, {.initial = InitialRotation::identity, .seed = site_seed(run, layer, site)});
+      rows, blocks, blocks, {.initial = InitialRotation::identity, .seed = site_seed(run, layer, site)});
   std::vector<RowMatrix<double>> rotations;
   for (Calibration& one : found.heads) rotations.push_back(std::move(one.rotation));
   BlockRotation turn(std::move(rotations));
@@ -54,7 +56,7 @@ Transform with_mixed_blocks(Cpu const& cpu, RowMatrix<float> X, Site site, Model
   Transform const chain = Transform(X.cols()).then(Hadamard(X.cols(), online_block(X.cols())));
   chain.apply(cpu, MatrixView<float>(X));
   cpu.normalize_rows<float>(X);
-  return with_blocks(cpu, chain, X, site, run, layer, result);
+  return with_blocks(cpu, chain, X, X, site, run, layer, result);
 }
 
 }  // namespace
@@ -107,8 +109,9 @@ void LearnedBlocks::find(ModelCalibrationOptions const& run, ModelCalibration& r
   result.rotations.layers.push_back(std::move(layer));
 }
 
-void learn_input_blocks(Cpu const& cpu, MatrixView<float const> rows, std::vector<index_t> const& starts,
-                        ModelCalibrationOptions const& run, ModelCalibration& result) {
+void learn_input_blocks(Cpu const& cpu, Model const& model, MatrixView<float const> rows,
+                        std::vector<index_t> const& starts, ModelCalibrationOptions const& run,
+                        ModelCalibration& result) {
   for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
     RowMatrix<float> X = as_eigen(rows.rows(starts[i], starts[i + 1] - starts[i]));
     if (result.rotations.r1.size() != 0) X = apply(cpu, result.rotations.r1, X);
@@ -116,7 +119,10 @@ void learn_input_blocks(Cpu const& cpu, MatrixView<float const> rows, std::vecto
     LayerTransforms& layer = result.rotations.layers[i / 2];
     Site const site = i % 2 == 0 ? Site::q_proj_input : Site::up_proj_input;
     auto& transform = i % 2 == 0 ? layer.q_proj_input : layer.up_proj_input;
-    transform = with_blocks(cpu, Transform(X.cols()), X, site, run, index, result);
+    RowMatrix<float> const extended =
+        with_weight_rows_of(cpu, model, result.rotations, index, site, X, weight_rows_of(run));
+    transform = with_blocks(cpu, Transform(X.cols()), extended.size() != 0 ? extended : X, X, site, run,
+                            index, result);
   }
 }
 

@@ -42,9 +42,11 @@ class LearnedBlocks {
   std::map<Site, ActivationSample> samples_;
 };
 
-/// Those that do: a learned rotation per block of the q_proj and up_proj inputs of every layer. `rows` are
+/// Those that do: a learned rotation per block of the q_proj and up_proj inputs of every layer, on the rows
+/// of that input and on as many rows of the weights that read it as the run says. `rows` are
 /// CentredSample::rows, `starts` its starts. Precondition: the transforms of the layers are in `result`.
-void learn_input_blocks(Cpu const& cpu, MatrixView<float const> rows, std::vector<index_t> const& starts,
-                        ModelCalibrationOptions const& run, ModelCalibration& result);
+void learn_input_blocks(Cpu const& cpu, Model const& model, MatrixView<float const> rows,
+                        std::vector<index_t> const& starts, ModelCalibrationOptions const& run,
+                        ModelCalibration& result);
 
 }  // namespace dartquant::detail

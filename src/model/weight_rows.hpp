@@ -4,6 +4,7 @@
 #include <dartquant/core/cpu.hpp>
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/architecture.hpp>
+#include <dartquant/model/forward.hpp>
 
 namespace dartquant::detail {
 
@@ -15,5 +16,11 @@ namespace dartquant::detail {
 /// the result and one tensor. Errors: Error(format) naming a weight that is not finite.
 [[nodiscard]] RowMatrix<float> with_weight_rows(Cpu const& cpu, Model const& model, MatrixView<float const> X,
                                                 double share);
+
+/// The same for one input of one layer, Site::q_proj_input or Site::up_proj_input: rows of the maps that read
+/// it, times R1 where `rotations` have one, as X is. Precondition: the layer has no transform of that input.
+[[nodiscard]] RowMatrix<float> with_weight_rows_of(Cpu const& cpu, Model const& model,
+                                                   Rotations const& rotations, index_t layer, Site site,
+                                                   MatrixView<float const> X, double share);
 
 }  // namespace dartquant::detail

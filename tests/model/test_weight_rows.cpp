@@ -2,10 +2,12 @@
 #include "model/weight_rows.hpp"
 
 #include <dartquant/model/pipeline.hpp>
+#include <dartquant/transform/rotation.hpp>
 
 #include <cmath>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -70,6 +72,30 @@ TEST_CASE("rows of weights are spread over all maps that read the stream", "[cal
   CHECK(detail::with_weight_rows(cpu, model, X.topRows(1), 0.5).size() == 0);
 }
 
+TEST_CASE("rows of weights of one input are those of its own maps, times R1", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  Cpu const cpu(1);
+  index_t const hidden = model.config().hidden, layer = 1;
+  Rotations rotations;
+  rotations.r1 = random_hadamard(hidden, 5);
+  rotations.layers.resize(static_cast<std::size_t>(model.config().layers));
+  // Of a layer: q, k, v, then gate, up.
+  index_t const attention = (model.config().heads + 2 * model.config().kv_heads) * model.config().head_dim,
+                mlp = 2 * model.config().intermediate;
+  RowMatrix<float> const all =
+      all_rows(model).middleRows(layer * (attention + mlp), attention + mlp) * rotations.r1.cast<float>();
+  for (auto const& [site, first, count] :
+       {std::tuple{Site::q_proj_input, index_t{0}, attention}, {Site::up_proj_input, attention, mlp}}) {
+    RowMatrix<float> const X = RowMatrix<float>::Constant(count, hidden, 2);
+    RowMatrix<float> const both = detail::with_weight_rows_of(cpu, model, rotations, layer, site, X, 1);
+    REQUIRE(both.rows() == 2 * count);
+    CHECK(both.topRows(count) == X);
+    CHECK((both.bottomRows(count) - all.middleRows(first, count)).cwiseAbs().maxCoeff() < 1e-5f);
+    CHECK(detail::with_weight_rows_of(cpu, model, rotations, layer, site, X, 0).size() == 0);
+  }
+}
+
 TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
@@ -81,5 +107,17 @@ TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {
     REQUIRE(learned(method, std::nullopt) == learned(method, traits(method).weight_rows));
     REQUIRE(learned(method, 0) != learned(method, 0.5));
   }
+  auto const blocks = [&](double share) {
+    ModelCalibrationOptions const options{.method = Method::centred_blocks, .seed = 3, .weight_rows = share};
+    return calibrate(Cpu(1), model, tokens, options).rotations.layers[0].up_proj_input.value();
+  };
+  RowMatrix<double> const identity =
+      RowMatrix<double>::Identity(model.config().hidden, model.config().hidden);
+  auto const turned = [&](Transform const& T) {
+    RowMatrix<double> X = identity;
+    T.apply(Cpu(1), MatrixView<double>(X));
+    return X;
+  };
+  REQUIRE(turned(blocks(0)) != turned(blocks(0.5)));
   REQUIRE_INVALID(learned(Method::centred, -1), "-1 rows of weights");
 }
