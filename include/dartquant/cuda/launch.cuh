@@ -24,13 +24,6 @@ template <class Body>
   else return 1;
 }
 
-/// Body::cluster, where it has one: blocks, side by side in x, that see one another's shared memory.
-template <class Body>
-[[nodiscard]] constexpr int cluster_of() {
-  if constexpr (requires { Body::cluster; }) return Body::cluster;
-  else return 1;
-}
-
 }  // namespace detail
 
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
@@ -51,23 +44,8 @@ void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
                                static_cast<int>(grid.shared_bytes)));
   dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
                     static_cast<unsigned>(grid.blocks_z)};
-  if constexpr (detail::cluster_of<Body>() > 1) {
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(detail::cluster_of<Body>());
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = blocks;
-    config.blockDim = dim3{static_cast<unsigned>(Body::threads)};
-    config.dynamicSmemBytes = grid.shared_bytes;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    check(cudaLaunchKernelEx(&config, body_kernel<Body>, body));
-  } else {
-    body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
-    check(cudaGetLastError());
-  }
+  body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+  check(cudaGetLastError());
 }
 
 }  // namespace dartquant::cuda

@@ -33,12 +33,9 @@ enum class WgmmaSums {
 /// whole: the weights of a stage become bytes while the instructions of the stage before run. stages: both
 /// blocks of outputs of a warpgroup use one set of integers in turn; while one warpgroup scales, the other
 /// multiplies. groups: one block of outputs, correct for everything.
-///
-/// Blocks of one cluster (Cluster of them, side by side in outputs) share their activations: each fetches a
-/// part and sends it to all.
-template <WgmmaSums Sums, int Cluster = 1>
+template <WgmmaSums Sums>
 struct MultiplyWgmma {
-  static constexpr int threads = 256, warps = threads / 32, cluster = Cluster;
+  static constexpr int threads = 256, warps = threads / 32;
   static constexpr int out_blocks = Sums == WgmmaSums::groups ? 1 : 2;
   static constexpr int stages = 7, ahead = 4;
   static constexpr int block_outputs = 128 * out_blocks, block_panels = block_outputs / 16,
@@ -50,8 +47,7 @@ struct MultiplyWgmma {
   StagedLayout staged;
 
   [[nodiscard]] static Grid grid(IntProduct const& p) {
-    int const blocks = (p.y.out + block_outputs - 1) / block_outputs;
-    return {.blocks_x = (blocks + cluster - 1) / cluster * cluster,
+    return {.blocks_x = (p.y.out + block_outputs - 1) / block_outputs,
             .blocks_y = (p.y.tokens + block_tokens - 1) / block_tokens,
             .shared_bytes = barrier_bytes + scale_bytes + stages * stage_bytes};
   }
@@ -67,7 +63,6 @@ struct MultiplyWgmma {
     if (p.y.type == OutputType::float32) store_tile<float>(thread, values);
     else if (p.y.type == OutputType::float16) store_tile<Half>(thread, values);
     else store_tile<BFloat16>(thread, values);
-    if constexpr (cluster > 1) cluster_synchronize(thread);  // no block ends while another one signals it
   }
 
  private:
@@ -120,7 +115,7 @@ struct MultiplyWgmma {
     if (thread.index() == 0) {
       for (int slot = 0; slot < stages; ++slot) {
         barrier_start(thread, full(thread, slot), 1);
-        barrier_start(thread, empty(thread, slot), warps * cluster);
+        barrier_start(thread, empty(thread, slot), warps);
       }
       barriers_started(thread);
     }
@@ -130,7 +125,6 @@ struct MultiplyWgmma {
           p.x.grouped ? 1.0f : p.x.scales[(token < p.y.tokens ? token : p.y.tokens - 1) * p.x.scale_stride];
     }
     thread.synchronize();
-    if constexpr (cluster > 1) cluster_synchronize(thread);
     Place at;
     for (int block = 0; block < ahead; ++block, at.advance()) fill(thread, block, at);
   }
@@ -156,22 +150,12 @@ struct MultiplyWgmma {
     barrier_expect(thread, full(thread, at.slot), x_bytes);
     std::byte const* const from =
         p.staged + (std::int64_t{thread.block_y()} * (staged.tiles / 2) + block) * x_bytes;
-    if constexpr (cluster > 1) {
-      int const part = cluster_rank(thread) * (x_bytes / cluster);
-      bulk_copy_to_cluster<cluster>(thread, to + weight_bytes + part, from + part, x_bytes / cluster,
-                                    full(thread, at.slot));
-    } else {
-      bulk_copy(thread, to + weight_bytes, from, x_bytes, full(thread, at.slot));
-    }
+    bulk_copy(thread, to + weight_bytes, from, x_bytes, full(thread, at.slot));
   }
   /// This warp has read the activations of a stage.
   template <class Thread>
   DARTQUANT_DEVICE static void leave(Thread const& thread, int slot) {
-    if constexpr (cluster > 1) {
-      if (thread.lane() < cluster) barrier_arrive_in_cluster(thread, empty(thread, slot), thread.lane());
-    } else {
-      if (thread.lane() == 0) barrier_arrive(thread, empty(thread, slot));
-    }
+    if (thread.lane() == 0) barrier_arrive(thread, empty(thread, slot));
   }
 
   template <class Thread>

@@ -61,41 +61,6 @@ __device__ inline void bulk_copy(DeviceThread const&, void* shared, void const* 
       : "memory");
 }
 
-// Blocks of a cluster see one another's shared memory.
-
-/// The number of this block in its cluster.
-__device__ inline int cluster_rank(DeviceThread const&) {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-/// All threads of the cluster meet.
-__device__ inline void cluster_synchronize(DeviceThread const&) {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-/// As bulk_copy, to the same place in every block of a cluster, and to the barrier of each.
-template <int Blocks>
-__device__ void bulk_copy_to_cluster(DeviceThread const&, void* shared, void const* global, int bytes,
-                                     std::uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, "
-      "[%3], %4;" ::"r"(detail::shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(detail::shared_address(barrier)),
-      "h"(static_cast<std::uint16_t>((1 << Blocks) - 1))
-      : "memory");
-}
-/// As barrier_arrive, at the same barrier of a block of the cluster.
-__device__ inline void barrier_arrive_in_cluster(DeviceThread const&, std::uint64_t* barrier, int rank) {
-  asm volatile(
-      "{ .reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(
-          detail::shared_address(barrier)),
-      "r"(rank)
-      : "memory");
-}
-
 /// Before the first multiply_warpgroup after registers were written.
 __device__ inline void warpgroup_fence(DeviceThread const&) {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -161,13 +126,6 @@ __device__ inline void barrier_arrive(DeviceThread const&, std::uint64_t*) { __t
 __device__ inline void barrier_expect(DeviceThread const&, std::uint64_t*, int) { __trap(); }
 __device__ inline void barrier_wait(DeviceThread const&, std::uint64_t*, int) { __trap(); }
 __device__ inline void bulk_copy(DeviceThread const&, void*, void const*, int, std::uint64_t*) { __trap(); }
-__device__ inline int cluster_rank(DeviceThread const&) { return 0; }
-__device__ inline void cluster_synchronize(DeviceThread const&) {}
-template <int Blocks>
-__device__ void bulk_copy_to_cluster(DeviceThread const&, void*, void const*, int, std::uint64_t*) {
-  __trap();
-}
-__device__ inline void barrier_arrive_in_cluster(DeviceThread const&, std::uint64_t*, int) { __trap(); }
 __device__ inline void warpgroup_fence(DeviceThread const&) {}
 __device__ inline void warpgroup_commit(DeviceThread const&) {}
 template <int Pending>
