@@ -155,6 +155,7 @@ struct MultiplyWgmma {
   /// This warp has read the activations of a stage.
   template <class Thread>
   DARTQUANT_DEVICE static void leave(Thread const& thread, int slot) {
+    thread.synchronize_warp();  // what the other lanes have read comes before the arrival of one
     if (thread.lane() == 0) barrier_arrive(thread, empty(thread, slot));
   }
 
