@@ -8,65 +8,385 @@
 #include <dartquant/core/view.hpp>
 #include <dartquant/cuda/sums.cuh>
 
-/// Factorisations of one small matrix by one block of threads. W is a square matrix [n, n] of floats, its
-/// rows n + 1 apart (so that columns do not collide in the banks of shared memory); a triangle is packed by
-/// rows. Both may lie in shared or in global memory. All threads of the block call each function; each begins
-/// and ends with what it wrote or reads visible to all.
+/// Factorisations of one small matrix by one block of threads, by tiles of 16 x 16 (the blocked algorithms of
+/// LAPACK: potrf, trtri, trmm). W is a square matrix of floats whose rows lie `square_stride` apart; a lower
+/// triangle is kept as tiles (TileTriangle). The order is rounded up to whole tiles: W has zeros there, a
+/// triangle ones on its diagonal. All may lie in shared or in global memory. All threads of the block call
+/// each function; each begins and ends with what it reads or wrote visible to all.
 namespace dartquant::cuda {
 
-/// Where L(i, j), j <= i, lies in a packed lower triangle.
-[[nodiscard]] DARTQUANT_HD constexpr index_t packed(index_t i, index_t j) { return i * (i + 1) / 2 + j; }
+inline constexpr int tile_order = 16;
 
-/// G <- the lower triangle of W^T W, in FP64. Every thread holds the sums of an 8 x 8 pattern of elements,
-/// n / 8 apart.
+/// A lower triangle of `count` x `count` tiles, those of a row of tiles side by side. The rows of a tile are
+/// 16 bytes further apart than they are long, and the tiles 64, so that neither the rows of a tile nor those
+/// of two neighbours collide in the banks of shared memory.
+template <class T>
+struct TileTriangle {
+  static constexpr int row = tile_order + 16 / static_cast<int>(sizeof(T)),
+                       size = tile_order * row + 64 / static_cast<int>(sizeof(T));
+  T* data;
+  int count;
+
+  [[nodiscard]] DARTQUANT_HD static int tiles(int count) { return count * (count + 1) / 2; }
+  [[nodiscard]] DARTQUANT_HD T* tile(int down, int across) const {
+    return data + (down * (down + 1) / 2 + across) * size;
+  }
+  [[nodiscard]] DARTQUANT_HD T& operator()(int i, int j) const {
+    return tile(i / tile_order, j / tile_order)[i % tile_order * row + j % tile_order];
+  }
+};
+
+/// From row to row of W, of an order that is a multiple of tile_order.
+[[nodiscard]] DARTQUANT_HD constexpr int square_stride(int order) { return order + 4; }
+
+/// Consecutive values that one instruction loads or stores.
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int size = 16 / static_cast<int>(sizeof(T));
+  T values[size];
+  DARTQUANT_HD T const& operator[](int i) const { return values[i]; }
+  DARTQUANT_HD T& operator[](int i) { return values[i]; }
+};
+template <class T>
+[[nodiscard]] DARTQUANT_DEVICE Pack<T> load_pack(T const* from) {
+  return *reinterpret_cast<Pack<T> const*>(from);
+}
+
+/// G <- the lower triangle of W^T W, in FP64. `panel` holds gram_rows rows of W as doubles at a time. A warp
+/// sums squares of 32 x 32, a lane rows 2 apart and columns 2 apart of it.
+inline constexpr int gram_rows = 8;
 template <class Thread>
-DARTQUANT_DEVICE void gram_block(Thread const& thread, index_t n, float const* W, double* G) {
-  constexpr int side = 8;
-  index_t const tiles = (n + side - 1) / side;
-  thread.synchronize();
-  for (index_t tile = thread.index(); tile < tiles * tiles; tile += thread.count()) {
-    index_t const down = tile / tiles, across = tile % tiles;
-    double sums[side][side] = {};
-    for (index_t k = 0; k < n; ++k) {
-      float const* const row = W + k * (n + 1);
-      double left[side], right[side];
-      for (int a = 0; a < side; ++a) {
-        index_t const i = down + tiles * a, j = across + tiles * a;
-        left[a] = i < n ? static_cast<double>(row[i]) : 0;
-        right[a] = j < n ? static_cast<double>(row[j]) : 0;
+DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, double* panel,
+                                 TileTriangle<double> const& G) {
+  constexpr int side = 32, down = 4, across = 8;
+  int const order = G.count * tile_order, squares = (order + side - 1) / side,
+            count = squares * (squares + 1) / 2, warps = thread.count() / 32;
+  int const lane_row = thread.lane() / 4 * 2, lane_col = thread.lane() % 4 * 2;
+  auto const kept = [order](int i) { return i < order ? i : 0; };
+  for (int first = 0; first < count; first += warps) {
+    int const square = first + thread.warp();
+    int top = 0;
+    while ((top + 1) * (top + 2) / 2 <= square) ++top;
+    int const left = square - top * (top + 1) / 2;
+    bool const active = square < count;
+    int rows[down / 2], cols[across / 2];
+    for (int a = 0; a < down / 2; ++a) rows[a] = kept(active ? top * side + a * 16 + lane_row : 0);
+    for (int b = 0; b < across / 2; ++b) cols[b] = kept(active ? left * side + b * 8 + lane_col : 0);
+    double sums[down][across] = {};
+    for (int start = 0; start < order; start += gram_rows) {
+      thread.synchronize();
+      for (int i = thread.index(); i < gram_rows * order; i += thread.count()) {
+        int const k = i / order, j = i - k * order;
+        panel[i] = static_cast<double>(W[(start + k) * square_stride(order) + j]);
       }
-      for (int a = 0; a < side; ++a)
-        for (int b = 0; b <= a; ++b) sums[a][b] += left[a] * right[b];
+      thread.synchronize();
+      if (!active) continue;
+      for (int k = 0; k < gram_rows; ++k) {
+        double const* const line = panel + k * order;
+        Pack<double> r[down / 2], c[across / 2];
+        for (int a = 0; a < down / 2; ++a) r[a] = load_pack(line + rows[a]);
+        for (int b = 0; b < across / 2; ++b) c[b] = load_pack(line + cols[b]);
+        for (int a = 0; a < down; ++a)
+          for (int b = 0; b < across; ++b) sums[a][b] += r[a / 2][a % 2] * c[b / 2][b % 2];
+      }
     }
-    for (int a = 0; a < side; ++a)
-      for (int b = 0; b <= a; ++b) {
-        index_t const i = down + tiles * a, j = across + tiles * b;
-        if (j <= i && i < n) G[packed(i, j)] = sums[a][b];
+    if (!active) continue;
+    for (int a = 0; a < down; ++a)
+      for (int b = 0; b < across; ++b) {
+        int const i = top * side + a / 2 * 16 + lane_row + a % 2,
+                  j = left * side + b / 2 * 8 + lane_col + b % 2;
+        if (i < order && j <= i) G(i, j) = sums[a][b];
       }
   }
   thread.synchronize();
 }
 
-/// G <- its Cholesky factor. False, in all threads, when a pivot is not positive and finite. `column` holds n
-/// values.
+/// The Cholesky factor of a tile by one warp, one lane per row, with zeros above its diagonal; lane i gets
+/// 1 / L_ii. False, in all lanes, when a pivot is not positive and finite.
 template <class Thread>
-DARTQUANT_DEVICE bool cholesky_block(Thread const& thread, index_t n, double* G, double* column) {
-  using std::sqrt;
-  for (index_t j = 0; j < n; ++j) {
+DARTQUANT_DEVICE bool factor_tile(Thread const& thread, double* tile, double& inverse_diagonal) {
+  constexpr int stride = TileTriangle<double>::row;
+  int const lane = thread.lane() % tile_order;
+  double a[tile_order];
+  for (int j = 0; j < tile_order; j += 2) {
+    auto const two = load_pack(tile + lane * stride + j);
+    a[j] = two[0];
+    a[j + 1] = two[1];
+  }
+  bool good = true;
+#pragma unroll
+  for (int j = 0; j < tile_order; ++j) {
+    double const pivot = thread.shuffle(a[j], j);
+    good = good && pivot > 0 && pivot - pivot == 0;
+    double const inverse = thread.inverse_root(pivot);
+    if (lane == j) inverse_diagonal = inverse;
+    a[j] *= inverse;
+#pragma unroll
+    for (int k = j + 1; k < tile_order; ++k) a[k] -= a[j] * thread.shuffle(a[j], k);
+  }
+  if (thread.lane() < tile_order)
+    for (int j = 0; j < tile_order; ++j) tile[lane * stride + j] = j <= lane ? a[j] : 0;
+  return good;
+}
+
+/// C -= A B^T for tiles, by one warp.
+template <class Thread>
+DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, double const* B, double* C) {
+  constexpr int stride = TileTriangle<double>::row;
+  int const row = thread.lane() / 4, col = thread.lane() % 4;
+  double sums[2][4] = {};
+#pragma unroll 4
+  for (int k = 0; k < tile_order; k += 2) {
+    Pack<double> a[2], b[4];
+    for (int i = 0; i < 2; ++i) a[i] = load_pack(A + (row + 8 * i) * stride + k);
+    for (int j = 0; j < 4; ++j) b[j] = load_pack(B + (col + 4 * j) * stride + k);
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 4; ++j) sums[i][j] += a[i][0] * b[j][0];
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 4; ++j) sums[i][j] += a[i][1] * b[j][1];
+  }
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 4; ++j) C[(row + 8 * i) * stride + col + 4 * j] -= sums[i][j];
+}
+
+/// G <- its Cholesky factor, right-looking: while the other warps update the rest of the triangle, the first
+/// one has the next tile of the diagonal ready. False, in all threads, when a pivot is not positive and
+/// finite. `diagonal` holds tile_order + 1 values.
+template <class Thread>
+DARTQUANT_DEVICE bool cholesky_block(Thread const& thread, TileTriangle<double> const& G, double* diagonal) {
+  constexpr int stride = TileTriangle<double>::row;
+  int const count = G.count, warps = thread.count() / 32;
+#pragma unroll 1
+  for (int step = 0; step < count; ++step) {
+    int const left = count - step, updates = step > 0 ? left * (left + 1) / 2 : 0;
+#pragma unroll 1
+    for (int number = thread.warp(); number<updates; number += thread.warp()> 0 ? warps - 1 : updates) {
+      int down = 0;
+      while ((down + 1) * (down + 2) / 2 <= number) ++down;
+      int const across = number - down * (down + 1) / 2 + step;
+      down += step;
+      subtract_product(thread, G.tile(down, step - 1), G.tile(across, step - 1), G.tile(down, across));
+    }
+    if (thread.warp() == 0) {
+      thread.synchronize_warp();
+      double inverse = 0;
+      bool const good = factor_tile(thread, G.tile(step, step), inverse);
+      if (thread.lane() < tile_order) diagonal[thread.lane()] = inverse;
+      if (thread.lane() == 0) diagonal[tile_order] = good ? 1 : 0;
+    }
     thread.synchronize();
-    double const pivot = G[packed(j, j)];
-    if (!(pivot > 0) || pivot - pivot != 0) return false;
-    double const root = sqrt(pivot), inverse = 1 / root;
+    if (diagonal[tile_order] == 0) return false;
+    double const* const L = G.tile(step, step);
+#pragma unroll 1
+    for (int i = (step + 1) * tile_order + thread.index(); i < count * tile_order; i += thread.count()) {
+      double* const line = G.tile(i / tile_order, step) + i % tile_order * stride;  // a row of G L^-T
+      double x[tile_order];
+      for (int j = 0; j < tile_order; j += 2) {
+        auto const two = load_pack(line + j);
+        x[j] = two[0];
+        x[j + 1] = two[1];
+      }
+#pragma unroll
+      for (int j = 0; j < tile_order; ++j) {
+        x[j] *= diagonal[j];
+#pragma unroll
+        for (int k = j + 1; k < tile_order; ++k) x[k] -= x[j] * L[k * stride + j];
+      }
+      for (int j = 0; j < tile_order; j += 2)
+        *reinterpret_cast<Pack<double>*>(line + j) = Pack<double>{{x[j], x[j + 1]}};
+    }
     thread.synchronize();
-    if (thread.index() == 0) G[packed(j, j)] = root;
-    for (index_t i = j + 1 + thread.index(); i < n; i += thread.count())
-      G[packed(i, j)] = column[i] = G[packed(i, j)] * inverse;
-    thread.synchronize();
-    for (index_t i = j + 1 + thread.warp(); i < n; i += thread.count() / 32)
-      for (index_t k = j + 1 + thread.lane(); k <= i; k += 32) G[packed(i, k)] -= column[i] * column[k];
+  }
+  return true;
+}
+
+/// L <- L^-1 in place, from the right: what lies right of a column of tiles is already inverted. A warp has
+/// half a tile at a time, a lane 4 neighbours in a row of it. Precondition: L has zeros above its diagonal.
+template <class Thread, class T>
+DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<T> const& L) {
+  constexpr int stride = TileTriangle<T>::row, half = tile_order / 2, largest = 2;
+  int const count = L.count, warps = thread.count() / 32;
+  thread.synchronize();
+  for (int step = thread.warp(); step < count; step += warps) {  // the tiles of the diagonal, a lane a column
+    T* const tile = L.tile(step, step);
+    int const lane = thread.lane() % tile_order;
+    T const own = T(1) / tile[lane * stride + lane];
+    T x[tile_order];
+    for (int i = 0; i < tile_order; ++i) x[i] = i == lane ? T(1) : T(0);
+#pragma unroll
+    for (int i = 0; i < tile_order; ++i) {
+      x[i] *= thread.shuffle(own, i);
+#pragma unroll
+      for (int k = i + 1; k < tile_order; ++k) x[k] -= tile[k * stride + i] * x[i];
+    }
+    thread.synchronize_warp();
+    if (thread.lane() < tile_order)
+      for (int i = 0; i < tile_order; ++i) tile[i * stride + lane] = x[i];
   }
   thread.synchronize();
-  return true;
+  int const col = thread.lane() % 4 * 4;
+  // sums += (row of a tile A) (columns of a tile B)
+  auto const add_product = [col](T const* a, T const* B, T(&sums)[4]) {
+    constexpr int pack = Pack<T>::size;
+#pragma unroll 4
+    for (int k = 0; k < tile_order; k += pack) {
+      auto const left = load_pack(a + k);
+      for (int part = 0; part < pack; ++part)
+        for (int j = 0; j < 4; j += pack) {
+          auto const right = load_pack(B + (k + part) * stride + col + j);
+          for (int m = 0; m < pack; ++m) sums[j + m] += left[part] * right[m];
+        }
+    }
+  };
+#pragma unroll 1
+  for (int across = count - 2; across >= 0; --across) {
+    int const tasks = 2 * (count - 1 - across);
+    T sums[largest][4] = {};
+#pragma unroll
+    for (int t = 0; t < largest; ++t) {
+      int const task = thread.warp() + t * warps, down = across + 1 + task / 2,
+                row = task % 2 * half + thread.lane() / 4;
+      if (task >= tasks) continue;
+      for (int k = across + 1; k <= down; ++k)
+        add_product(L.tile(down, k) + row * stride, L.tile(k, across), sums[t]);
+    }
+    thread.synchronize();
+#pragma unroll
+    for (int t = 0; t < largest; ++t) {
+      int const task = thread.warp() + t * warps, down = across + 1 + task / 2,
+                row = task % 2 * half + thread.lane() / 4;
+      if (task >= tasks) continue;
+      T* const line = L.tile(down, across) + row * stride;
+      for (int j = 0; j < 4; ++j) line[col + j] = sums[t][j];
+      thread.synchronize_warp();
+      T product[4] = {};
+      add_product(line, L.tile(across, across), product);
+      thread.synchronize_warp();
+      for (int j = 0; j < 4; ++j) line[col + j] = -product[j];
+    }
+    thread.synchronize();
+  }
+}
+
+/// y <- L x or L^T x; four lanes share an element of y.
+template <class Thread>
+DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, TileTriangle<double> const& L,
+                                      double const* x, double* y) {
+  constexpr int stride = TileTriangle<double>::row;
+  int const share = thread.index() % 4;
+#pragma unroll 1
+  for (int i = thread.index() / 4; i < L.count * tile_order; i += thread.count() / 4) {
+    int const tile = i / tile_order, within = i % tile_order;
+    double sum = 0;
+    int const first = transposed ? tile : 0, last = transposed ? L.count - 1 : tile,
+              along = transposed ? stride : 1, across = transposed ? 1 : stride;
+#pragma unroll 2
+    for (int k = first; k <= last; ++k) {
+      double const* const column = (transposed ? L.tile(k, tile) : L.tile(tile, k)) + within * across;
+      for (int m = share; m < tile_order; m += 4) sum += column[m * along] * x[k * tile_order + m];
+    }
+    sum += thread.shuffle_xor(sum, 1);
+    sum += thread.shuffle_xor(sum, 2);
+    if (share == 0) y[i] = sum;
+  }
+  thread.synchronize();
+}
+
+/// An estimate of the largest singular value of L by two and a half rounds of power iteration on L L^T, or
+/// with `inverse` by one and a half on L^T L, that is on (K K^T)^-1 for K = L^-1: the steps of
+/// Cpu::condition_estimate. x and y hold as many values as L has rows.
+template <class Thread>
+DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse,
+                                      TileTriangle<double> const& L, double* x, double* y, double* space) {
+  using std::cos, std::sqrt;
+  int const order = L.count * tile_order, products = inverse ? 3 : 5;
+  thread.synchronize();
+  for (int i = thread.index(); i < order; i += thread.count())
+    x[i] = i < n ? 1 + 0.5 * cos(2.3 * static_cast<double>(i * i % 1009)) : 0;
+  thread.synchronize();
+#pragma unroll 1
+  for (int number = 0; number < products; ++number) {
+    multiply_vector(thread, (number % 2 == 0) != inverse, L, x, y);
+    double* const product = y;
+    y = x;
+    x = product;
+  }
+  double before = 0, after = 0;
+  for (int i = thread.index(); i < order; i += thread.count()) {
+    before += y[i] * y[i];
+    after += x[i] * x[i];
+  }
+  before = block_sum(thread, before, space);
+  after = block_sum(thread, after, space);
+  thread.synchronize();
+  return sqrt(after / before);
+}
+
+/// The tiles of a triangle of doubles become floats, transposed, each in its place: its rows lie as those of
+/// a TileTriangle<float>, but the tiles where they were.
+template <class Thread>
+DARTQUANT_DEVICE void narrow_block(Thread const& thread, TileTriangle<double> const& L) {
+  constexpr int stride = TileTriangle<double>::row, narrow = TileTriangle<float>::row;
+  thread.synchronize();
+  for (int t = thread.warp(); t < L.tiles(L.count); t += thread.count() / 32) {
+    double* const tile = L.data + t * TileTriangle<double>::size;
+    float values[tile_order / 2];
+    for (int i = 0; i < tile_order / 2; ++i)
+      values[i] = static_cast<float>(
+          tile[(2 * i + thread.lane() / tile_order) * stride + thread.lane() % tile_order]);
+    thread.synchronize_warp();
+    auto* const to = reinterpret_cast<float*>(tile);
+    for (int i = 0; i < tile_order / 2; ++i)
+      to[thread.lane() % tile_order * narrow + 2 * i + thread.lane() / tile_order] = values[i];
+  }
+  thread.synchronize();
+}
+
+/// Rows that a warp has at a time in multiply_block, and columns of a lane.
+inline constexpr int product_rows = 8, product_cols = 4, product_chunk = 32 * product_cols;
+
+/// A product of a square matrix and a triangle, each row by one warp. left(row, k) gives the elements k to
+/// k + 3 of a row, right(down, k, across, j) those j to j + 3 of row k of a tile of the triangle;
+/// store(row, col, values) takes 4 elements of the result. `rising`: the triangle is zero where across <
+/// down, and the columns are done from the last on, else zero where across > down, and from the first: the
+/// result may take the place of the left matrix.
+template <bool rising, class Thread, class Left, class Right, class Store>
+DARTQUANT_DEVICE void multiply_block(Thread const& thread, int count, Left const& left, Right const& right,
+                                     Store const& store) {
+  int const order = count * tile_order, chunks = (order + product_chunk - 1) / product_chunk,
+            warps = thread.count() / 32;
+  int const lane_col = thread.lane() % 4 * product_cols;
+#pragma unroll 1
+  for (int top = thread.warp() * product_rows; top < order; top += warps * product_rows)
+#pragma unroll 1
+    for (int number = 0; number < chunks; ++number) {
+      int const chunk = rising ? chunks - 1 - number : number,
+                across = chunk * (product_chunk / tile_order) + thread.lane() / 4;
+      int const from = rising ? 0 : chunk * (product_chunk / tile_order);
+      int to = rising ? (chunk + 1) * (product_chunk / tile_order) : count;
+      if (to > count) to = count;
+      float sums[product_rows][product_cols] = {};
+      for (int down = from; down < to; ++down) {
+        bool const inside = across < count && (rising ? across >= down : across <= down);
+#pragma unroll 2
+        for (int k = 0; k < tile_order; k += 4) {
+          Pack<float> a[product_rows];
+          for (int i = 0; i < product_rows; ++i) a[i] = left(top + i, down * tile_order + k);
+          for (int part = 0; part < 4; ++part) {
+            Pack<float> b = {};
+            if (inside) b = right(down, k + part, across, lane_col);
+            for (int i = 0; i < product_rows; ++i)
+              for (int j = 0; j < product_cols; ++j) sums[i][j] += a[i][part] * b[j];
+          }
+        }
+      }
+      thread.synchronize_warp();
+      if (across < count)
+        for (int i = 0; i < product_rows; ++i)
+          store(top + i, across * tile_order + lane_col,
+                Pack<float>{{sums[i][0], sums[i][1], sums[i][2], sums[i][3]}});
+      thread.synchronize_warp();
+    }
 }
 
 /// The condition number of a lower triangle L(i, j) as Cpu::condition_estimate finds it, in all threads. x
@@ -131,67 +451,32 @@ DARTQUANT_DEVICE double condition_block(Thread const& thread, index_t n, Lower c
   return condition > 1 ? condition : 1;
 }
 
-/// A packed triangle of doubles becomes one of floats, in place: what a round of threads reads lies behind
-/// all that it overwrites.
-template <class Thread>
-DARTQUANT_DEVICE float* narrow_block(Thread const& thread, index_t n, double* G) {
-  index_t const size = packed(n, 0);
-  auto* const narrow = reinterpret_cast<float*>(G);
-  for (index_t first = 0; first < size; first += thread.count()) {
-    index_t const i = first + thread.index();
-    float const own = i < size ? static_cast<float>(G[i]) : 0;
-    thread.synchronize();
-    if (i < size) narrow[i] = own;
-    thread.synchronize();
-  }
-  return narrow;
-}
-
-/// W <- W L^-T (transposed) or W L^-1, row by row; two threads share a row.
-template <bool transposed, class Thread>
-DARTQUANT_DEVICE void solve_block(Thread const& thread, index_t n, float const* L, float* W) {
-  index_t const half = thread.index() % 2, pairs = thread.count() / 2;
-  thread.synchronize();
-  for (index_t base = 0; base < n; base += pairs) {
-    index_t const row = base + thread.index() / 2;
-    bool const active = row < n;
-    float* const w = W + (active ? row : 0) * (n + 1);
-    for (index_t step = 0; step < n; ++step) {
-      index_t const j = transposed ? step : n - 1 - step;
-      float sum = 0;
-      if (active) {
-        if constexpr (transposed) {
-          for (index_t k = half; k < j; k += 2) sum += w[k] * L[packed(j, k)];
-        } else {
-          for (index_t k = j + 1 + half; k < n; k += 2) sum += w[k] * L[packed(k, j)];
-        }
-      }
-      sum += thread.shuffle_xor(sum, 1);
-      if (active && half == 0) w[j] = (w[j] - sum) / L[packed(j, j)];
-      thread.synchronize_warp();
-    }
-  }
-  thread.synchronize();
-}
-
 /// |(W^T W - I) v| for one vector v of signs. x holds n values.
 template <class Thread>
-DARTQUANT_DEVICE double probe_block(Thread const& thread, index_t n, float const* W, double* x,
+DARTQUANT_DEVICE double probe_block(Thread const& thread, int n, int order, float const* W, double* x,
                                     double* space) {
   using std::sqrt;
-  auto const sign = [](index_t i) {
+  auto const sign = [](int i) {
     return (static_cast<unsigned>(i + 1) * 2654435761u & 0x10000u) != 0 ? 1.0 : -1.0;
   };
-  for (index_t i = thread.index(); i < n; i += thread.count()) {
-    x[i] = 0;
-    for (index_t j = 0; j < n; ++j) x[i] += static_cast<double>(W[i * (n + 1) + j]) * sign(j);
+  int const stride = square_stride(order), share = thread.index() % 4;
+  thread.synchronize();
+  for (int i = thread.index() / 4; i < order; i += thread.count() / 4) {  // four lanes share a row
+    double sum = 0;
+    for (int j = share; j < n; j += 4) sum += static_cast<double>(W[i * stride + j]) * sign(j);
+    sum += thread.shuffle_xor(sum, 1);
+    sum += thread.shuffle_xor(sum, 2);
+    if (share == 0) x[i] = sum;
   }
   thread.synchronize();
   double squares = 0;
-  for (index_t j = thread.index(); j < n; j += thread.count()) {
-    double rest = -sign(j);
-    for (index_t i = 0; i < n; ++i) rest += static_cast<double>(W[i * (n + 1) + j]) * x[i];
-    squares += rest * rest;
+  for (int j = thread.index() / 4; j < order; j += thread.count() / 4) {  // and a column
+    double rest = 0;
+    for (int i = share; i < n; i += 4) rest += static_cast<double>(W[i * stride + j]) * x[i];
+    rest += thread.shuffle_xor(rest, 1);
+    rest += thread.shuffle_xor(rest, 2);
+    rest -= sign(j);
+    if (share == 0 && j < n) squares += rest * rest;
   }
   return sqrt(block_sum(thread, squares, space));
 }
