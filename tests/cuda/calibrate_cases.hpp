@@ -102,6 +102,7 @@ TEST_CASE("heads together: the losses of the heads one by one", "[gpu]") {
               CalibrationOptions<>{.epochs = 2, .batch_rows = 16, .row_scale = RowScale::unit_rms});
   check_heads(20, 2, 1, 9, CalibrationOptions<Uniformity, Adam>{.epochs = 3});
   check_heads(20, 2, 2, 8, CalibrationOptions<>{.epochs = 2, .qr_path = QrPath::householder});
+  check_heads(90, 2, 1, 70, CalibrationOptions<>{.epochs = 3, .seed = 2});  // several tiles, one not full
 }
 
 TEST_CASE("heads together: a step that is too long, and restarts of the latent", "[gpu]") {

@@ -157,7 +157,7 @@ struct OrthonormalizeHeads {
     gram_block(thread, m.W, m.panel, m.G);
     for (int i = size + thread.index(); i < order; i += thread.count()) m.G(i, i) = 1;
     thread.synchronize();
-    if (!cholesky_block(thread, m.G, diagonal)) return false;
+    if (cholesky_block(thread, m.G, diagonal) >= 0) return false;
     if (number == 0) {
       for_each_entry(thread, n,
                      [&](int i, int j) { L(first + i, j) = j <= i ? static_cast<float>(m.G(i, j)) : 0; });

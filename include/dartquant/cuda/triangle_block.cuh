@@ -27,7 +27,7 @@ struct TileTriangle {
   T* data;
   int count;
 
-  [[nodiscard]] DARTQUANT_HD static int tiles(int count) { return count * (count + 1) / 2; }
+  [[nodiscard]] DARTQUANT_HD static constexpr int tiles(int count) { return count * (count + 1) / 2; }
   [[nodiscard]] DARTQUANT_HD T* tile(int down, int across) const {
     return data + (down * (down + 1) / 2 + across) * size;
   }
@@ -102,9 +102,9 @@ DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, double* p
 }
 
 /// The Cholesky factor of a tile by one warp, one lane per row, with zeros above its diagonal; lane i gets
-/// 1 / L_ii. False, in all lanes, when a pivot is not positive and finite.
+/// 1 / L_ii. Returns the first row whose pivot is not positive and finite, or -1.
 template <class Thread>
-DARTQUANT_DEVICE bool factor_tile(Thread const& thread, double* tile, double& inverse_diagonal) {
+DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inverse_diagonal) {
   constexpr int stride = TileTriangle<double>::row;
   int const lane = thread.lane() % tile_order;
   double a[tile_order];
@@ -113,11 +113,11 @@ DARTQUANT_DEVICE bool factor_tile(Thread const& thread, double* tile, double& in
     a[j] = two[0];
     a[j + 1] = two[1];
   }
-  bool good = true;
+  int failed = -1;
 #pragma unroll
   for (int j = 0; j < tile_order; ++j) {
     double const pivot = thread.shuffle(a[j], j);
-    good = good && pivot > 0 && pivot - pivot == 0;
+    if (failed < 0 && !(pivot > 0 && pivot - pivot == 0)) failed = j;
     double const inverse = thread.inverse_root(pivot);
     if (lane == j) inverse_diagonal = inverse;
     a[j] *= inverse;
@@ -126,7 +126,7 @@ DARTQUANT_DEVICE bool factor_tile(Thread const& thread, double* tile, double& in
   }
   if (thread.lane() < tile_order)
     for (int j = 0; j < tile_order; ++j) tile[lane * stride + j] = j <= lane ? a[j] : 0;
-  return good;
+  return failed;
 }
 
 /// C -= A B^T for tiles, by one warp.
@@ -150,10 +150,10 @@ DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, do
 }
 
 /// G <- its Cholesky factor, right-looking: while the other warps update the rest of the triangle, the first
-/// one has the next tile of the diagonal ready. False, in all threads, when a pivot is not positive and
-/// finite. `diagonal` holds tile_order + 1 values.
+/// one has the next tile of the diagonal ready. Returns in all threads the first row whose pivot is not
+/// positive and finite, or -1. `diagonal` holds tile_order + 1 values.
 template <class Thread>
-DARTQUANT_DEVICE bool cholesky_block(Thread const& thread, TileTriangle<double> const& G, double* diagonal) {
+DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> const& G, double* diagonal) {
   constexpr int stride = TileTriangle<double>::row;
   int const count = G.count, warps = thread.count() / 32;
 #pragma unroll 1
@@ -170,12 +170,12 @@ DARTQUANT_DEVICE bool cholesky_block(Thread const& thread, TileTriangle<double> 
     if (thread.warp() == 0) {
       thread.synchronize_warp();
       double inverse = 0;
-      bool const good = factor_tile(thread, G.tile(step, step), inverse);
+      int const failed = factor_tile(thread, G.tile(step, step), inverse);
       if (thread.lane() < tile_order) diagonal[thread.lane()] = inverse;
-      if (thread.lane() == 0) diagonal[tile_order] = good ? 1 : 0;
+      if (thread.lane() == 0) diagonal[tile_order] = failed;
     }
     thread.synchronize();
-    if (diagonal[tile_order] == 0) return false;
+    if (diagonal[tile_order] >= 0) return step * tile_order + static_cast<int>(diagonal[tile_order]);
     double const* const L = G.tile(step, step);
 #pragma unroll 1
     for (int i = (step + 1) * tile_order + thread.index(); i < count * tile_order; i += thread.count()) {
@@ -197,7 +197,7 @@ DARTQUANT_DEVICE bool cholesky_block(Thread const& thread, TileTriangle<double> 
     }
     thread.synchronize();
   }
-  return true;
+  return -1;
 }
 
 /// L <- L^-1 in place, from the right: what lies right of a column of tiles is already inverted. A warp has

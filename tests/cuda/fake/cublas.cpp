@@ -61,18 +61,21 @@ cublasStatus_t gemm(cublasHandle_t blas, cublasOperation_t op_a, cublasOperation
 template <class T>
 cublasStatus_t syrk(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op, int n, int k,
                     T const* alpha, T const* a, int lda, T const* beta, T* c, int ldc) {
-  demand(uplo == CUBLAS_FILL_MODE_UPPER && op == CUBLAS_OP_N && *alpha == T(1) && *beta == T(0),
-         "syrk: a case that is not imitated");
-  demand_matrix("syrk A", a, n, k, lda);
+  demand(uplo == CUBLAS_FILL_MODE_UPPER, "syrk: a case that is not imitated");
+  bool const transposed = op == CUBLAS_OP_T;
+  demand_matrix("syrk A", a, transposed ? k : n, transposed ? n : k, lda);
   demand_matrix("syrk C", c, n, n, ldc);
-  fake::enqueue(blas->stream, [=] {
+  fake::enqueue(blas->stream, [=, alpha = *alpha, beta = *beta] {
     Columns<T const> const A{a, lda};
     Columns<T> const C{c, ldc};
     for (int j = 0; j < n; ++j)
       for (int i = 0; i <= j; ++i) {
         double sum = 0;
-        for (int p = 0; p < k; ++p) sum += static_cast<double>(A(i, p)) * static_cast<double>(A(j, p));
-        C(i, j) = static_cast<T>(sum);
+        for (int p = 0; p < k; ++p)
+          sum += static_cast<double>(transposed ? A(p, i) : A(i, p)) *
+                 static_cast<double>(transposed ? A(p, j) : A(j, p));
+        T const product = static_cast<T>(static_cast<double>(alpha) * sum);
+        C(i, j) = beta == T(0) ? product : product + beta * C(i, j);
       }
   });
   return CUBLAS_STATUS_SUCCESS;
