@@ -211,6 +211,14 @@ TEST_CASE("Gpu: factors of several blocks", "[gpu]") {
   }
 }
 
+TEST_CASE("Gpu: a multiple of the identity", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  auto a = gpu.matrix<float>(300, 20);  // of NaNs
+  gpu.set_diagonal(2.0f, a.view());
+  CHECK(on_host(gpu, a.view()) == 2 * RowMatrix<float>::Identity(300, 20));
+}
+
 TEST_CASE("Gpu: Householder QR", "[gpu]") {
   if (test::no_device()) return;
   Gpu const gpu;

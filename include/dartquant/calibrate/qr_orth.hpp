@@ -29,6 +29,7 @@ struct [[nodiscard]] QrOrth {
   typename B::template Matrix<T> lower;     ///< U^T [n, n], zeros above the diagonal
   QrPath path = QrPath::cholesky;           ///< the path that ran
   int passes = 1;                           ///< 2: CholeskyQR2
+  bool unit = false;                        ///< lower is the identity
   double condition = 1;                     ///< estimate of the condition number of Z (from below, see Cpu)
 };
 
@@ -135,7 +136,7 @@ template <class T, Backend B>
   MatrixView<T const, B::space> const R = factor.rotation, lower = factor.lower;
   auto gradient = backend.template matrix<T>(n, n);
   backend.template skew_lower<T>(A);
-  backend.template solve_lower<T>(lower, Op::none, A, Fill::lower);
+  if (!factor.unit) backend.template solve_lower<T>(lower, Op::none, A, Fill::lower);
   backend.template multiply_lower<T>(R, A, gradient);
   return gradient;
 }

@@ -133,6 +133,8 @@ class Gpu {
                       std::type_identity_t<DeviceMatrixView<T const>> L,
                       std::type_identity_t<DeviceMatrixView<T>> C) const;
   template <class T>
+  void set_diagonal(T value, std::type_identity_t<DeviceMatrixView<T>> A) const;
+  template <class T>
   void skew_lower(std::type_identity_t<DeviceMatrixView<T>> A) const;
   template <class T>
   void householder_qr(std::type_identity_t<DeviceMatrixView<T const>> Z,
