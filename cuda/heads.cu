@@ -6,6 +6,7 @@
 #include <dartquant/cuda/head_qr.cuh>
 #include <dartquant/cuda/head_steps.cuh>
 #include <dartquant/cuda/launch.cuh>
+#include <dartquant/cuda/tensor_core.cuh>
 
 namespace dartquant::cuda {
 namespace {

@@ -2,6 +2,7 @@
 // Launchers of the kernels of cuda/large_triangle.cuh.
 #include <dartquant/cuda/large_triangle.cuh>
 #include <dartquant/cuda/launch.cuh>
+#include <dartquant/cuda/tensor_core.cuh>
 
 #include "passes.hpp"
 

@@ -16,8 +16,8 @@ namespace dartquant::cuda {
 
 inline constexpr int head_threads = 512;
 
-/// The memory of a block for one matrix of order n: a triangle of doubles, W, some rows of W as doubles, two
-/// vectors of doubles and a word per warp. In shared memory where that suffices, else in global memory,
+/// The memory of a block for one matrix of order n: a triangle of doubles, W, some rows of L, two vectors of
+/// doubles and a word per warp. In shared memory where that suffices, else in global memory,
 /// `bytes` per block.
 template <bool in_shared>
 struct BlockSpace {
@@ -26,15 +26,15 @@ struct BlockSpace {
   /// The parts of the memory of a block, in bytes from its begin.
   struct Layout {
     int count;  ///< tiles in a row
-    std::size_t square, panel, vectors, bytes;
+    std::size_t square, rows, vectors, bytes;
   };
   [[nodiscard]] DARTQUANT_HD static Layout layout(index_t n) {
     int const count = static_cast<int>((n + tile_order - 1) / tile_order), order = count * tile_order;
     auto const size = [](int values, std::size_t each) { return static_cast<std::size_t>(values) * each; };
     Layout parts{count, 0, 0, 0, 0};
     parts.square = size(TileTriangle<double>::tiles(count) * TileTriangle<double>::size, sizeof(double));
-    parts.panel = parts.square + size(order * square_stride(order), sizeof(float));
-    parts.vectors = parts.panel + size(gram_rows * order, sizeof(double));
+    parts.rows = parts.square + size(order * square_stride(order), sizeof(float));
+    parts.vectors = parts.rows + size(tile_order * (order + 4), sizeof(float));
     parts.bytes =
         (parts.vectors + size(2 * order + head_threads / 32 + tile_order + 2, sizeof(double)) + 255) / 256 *
         256;
@@ -49,11 +49,12 @@ struct BlockSpace {
   }
 };
 
-/// f(i, j) for every entry of a matrix of order n, the rows shared out among the warps of a block.
-template <class Thread, class F>
+/// f(i, j) for every entry of a matrix of order n, the rows shared out among the warps of a block. A warp has
+/// `rows` of its rows under way at a time.
+template <int rows = 4, class Thread, class F>
 DARTQUANT_DEVICE void for_each_entry(Thread const& thread, index_t n, F const& f) {
   int const order = static_cast<int>(n);
-#pragma unroll 4
+#pragma unroll rows
   for (int i = thread.warp(); i < order; i += thread.count() / 32)
     for (int j = thread.lane(); j < order; j += 32) f(i, j);
 }
@@ -66,7 +67,7 @@ struct HeadLatents {
   template <class Thread, class Rotation>
   DARTQUANT_DEVICE void restart(Thread const& thread, index_t top, index_t n, Rotation const& rotation,
                                 DeviceMatrixView<float> const& L) const {
-    for_each_entry(thread, n, [&](int i, int j) {
+    for_each_entry<1>(thread, n, [&](int i, int j) {
       Z(top + i, j) = rotation(i, j);
       L(top + i, j) = i == j ? 1.0f : 0.0f;
       if (first.rows() > 0) first(top + i, j) = 0;
@@ -99,7 +100,7 @@ struct OrthonormalizeHeads {
     int const order = parts.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
     Memory const m{{reinterpret_cast<double*>(memory), parts.count},
                    reinterpret_cast<float*>(memory + parts.square),
-                   reinterpret_cast<double*>(memory + parts.panel),
+                   reinterpret_cast<float*>(memory + parts.rows),
                    reinterpret_cast<double*>(memory + parts.vectors)};
     float* const W = m.W;
     double* const word = m.vectors + 2 * order + tile_order + 1;
@@ -143,8 +144,8 @@ struct OrthonormalizeHeads {
  private:
   struct Memory {
     TileTriangle<double> G;
-    float* W;
-    double *panel, *vectors;
+    float *W, *rows;
+    double* vectors;
   };
 
   /// One pass on W. Its factor is written to L, and that of the second multiplied to it from the right unless
@@ -154,7 +155,7 @@ struct OrthonormalizeHeads {
                              double* word, double& condition) const {
     int const order = m.G.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
     double *const x = m.vectors, *const y = x + order, *const diagonal = y + order;
-    gram_block(thread, m.W, m.panel, m.G);
+    gram_block(thread, m.W, m.G);
     for (int i = size + thread.index(); i < order; i += thread.count()) m.G(i, i) = 1;
     thread.synchronize();
     if (cholesky_block(thread, m.G, diagonal) >= 0) return false;
@@ -162,24 +163,7 @@ struct OrthonormalizeHeads {
       for_each_entry(thread, n,
                      [&](int i, int j) { L(first + i, j) = j <= i ? static_cast<float>(m.G(i, j)) : 0; });
     } else if (!drop) {  // U^T = U1^T U2^T
-      multiply_block<false>(
-          thread, m.G.count,
-          [&](int i, int k) {
-            Pack<float> four = {};
-            for (int part = 0; part < 4; ++part)
-              if (i < size && k + part < size) four[part] = L(first + i, k + part);
-            return four;
-          },
-          [&](int down, int k, int across, int j) {
-            double const* const from = m.G.tile(down, across) + k * TileTriangle<double>::row + j;
-            auto const low = load_pack(from), high = load_pack(from + 2);
-            return Pack<float>{{static_cast<float>(low[0]), static_cast<float>(low[1]),
-                                static_cast<float>(high[0]), static_cast<float>(high[1])}};
-          },
-          [&](int i, int j, Pack<float> const& four) {
-            for (int part = 0; part < 4; ++part)
-              if (i < size && j + part < size) L(first + i, j + part) = j + part <= i ? four[part] : 0;
-          });
+      multiply_factors(thread, size, m.G, L.rows(first, n), m.rows);
     }
     condition = 1;
 #pragma unroll 1
@@ -190,7 +174,7 @@ struct OrthonormalizeHeads {
     if (condition - condition != 0) condition = HUGE_VAL;
     if (condition < 1) condition = 1;
     if (!(condition <= (number == 0 ? limits.two_pass : limits.one_pass))) return false;
-    narrow_block(thread, m.G);
+    narrow_block<true>(thread, m.G);
     multiply_block<true>(
         thread, m.G.count, [&](int i, int k) { return load_pack(m.W + i * stride + k); },
         [&](int down, int k, int across, int j) {

@@ -54,7 +54,7 @@ struct GradientHeads {
     auto const parts = BlockSpace<in_shared>::layout(n);
     std::byte* const memory = space.of(thread, parts);
     int const order = parts.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
-    TileTriangle<float> const lower{reinterpret_cast<float*>(memory), parts.count};
+    TileTriangle<double> const lower{reinterpret_cast<double*>(memory), parts.count};
     auto* const W = reinterpret_cast<float*>(memory + parts.square);
     auto* const word = reinterpret_cast<double*>(memory + parts.vectors);
     double whole = 0, norm = 0;
@@ -63,7 +63,7 @@ struct GradientHeads {
       float const value = W[i * stride + j] = inside ? A(first + i, j) : 0;
       whole += static_cast<double>(value) * static_cast<double>(value);
       if (j / tile_order <= i / tile_order)
-        lower(i, j) = inside ? (j <= i ? L(first + i, j) : 0.0f) : (i == j ? 1.0f : 0.0f);
+        lower(i, j) = inside ? (j <= i ? static_cast<double>(L(first + i, j)) : 0) : (i == j ? 1 : 0);
     });
     thread.synchronize();
     for_each_entry(thread, order, [&](int i, int j) {
@@ -74,10 +74,12 @@ struct GradientHeads {
       if (j >= i) W[i * stride + j] = 0;
     });
     invert_block(thread, lower);
+    narrow_block<false>(thread, lower);
     multiply_block<false>(
         thread, parts.count, [&](int i, int k) { return load_pack(W + i * stride + k); },
         [&](int down, int k, int across, int j) {
-          return load_pack(lower.tile(down, across) + k * TileTriangle<float>::row + j);
+          return load_pack(reinterpret_cast<float const*>(lower.tile(down, across)) +
+                           k * TileTriangle<float>::row + j);
         },
         [&](int i, int j, Pack<float> const& four) {
           for (int part = 0; part < 4; ++part) {

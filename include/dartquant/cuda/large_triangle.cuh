@@ -18,28 +18,28 @@ namespace dartquant::cuda {
 /// Order of the blocks that one block of threads factors or inverts.
 inline constexpr int factor_order = 128;
 
-/// A block of the diagonal, copied to tiles of T in shared memory and back.
-template <class T>
+/// A block of the diagonal, copied to tiles in shared memory and back.
 struct DiagonalTiles {
-  static constexpr int tiles = TileTriangle<T>::tiles(factor_order / tile_order);
-  static constexpr std::size_t bytes = sizeof(T) * tiles * TileTriangle<T>::size;
+  static constexpr int tiles = TileTriangle<double>::tiles(factor_order / tile_order);
+  static constexpr std::size_t bytes = sizeof(double) * tiles * TileTriangle<double>::size;
 
   /// The lower triangle of A, an identity beyond its order.
-  template <class Thread>
-  DARTQUANT_DEVICE static TileTriangle<T> load(Thread const& thread, DeviceMatrixView<T const> A) {
+  template <class T, class Thread>
+  DARTQUANT_DEVICE static TileTriangle<double> load(Thread const& thread, DeviceMatrixView<T const> A) {
     int const order = static_cast<int>(A.rows());
-    TileTriangle<T> const to{reinterpret_cast<T*>(thread.shared()), (order + tile_order - 1) / tile_order};
+    TileTriangle<double> const to{reinterpret_cast<double*>(thread.shared()),
+                                  (order + tile_order - 1) / tile_order};
     for_each_entry(thread, to.count * tile_order, [&](int i, int j) {
       if (j / tile_order > i / tile_order) return;
-      to(i, j) = j <= i && i < order ? A(i, j) : (i == j ? T(1) : T(0));
+      to(i, j) = j <= i && i < order ? static_cast<double>(A(i, j)) : (i == j ? 1 : 0);
     });
     thread.synchronize();
     return to;
   }
   template <class Thread>
-  DARTQUANT_DEVICE static void store(Thread const& thread, TileTriangle<T> const& from,
-                                     DeviceMatrixView<T> A) {
-    for_each_entry(thread, A.rows(), [&](int i, int j) { A(i, j) = j <= i ? from(i, j) : T(0); });
+  DARTQUANT_DEVICE static void store(Thread const& thread, TileTriangle<double> const& from,
+                                     DeviceMatrixView<double> A) {
+    for_each_entry(thread, A.rows(), [&](int i, int j) { A(i, j) = j <= i ? from(i, j) : 0; });
   }
 };
 
@@ -48,8 +48,7 @@ struct DiagonalTiles {
 /// is done. One block of threads.
 struct FactorDiagonal {
   static constexpr int threads = head_threads;
-  static constexpr std::size_t shared_bytes =
-      DiagonalTiles<double>::bytes + sizeof(double) * (tile_order + 1);
+  static constexpr std::size_t shared_bytes = DiagonalTiles::bytes + sizeof(double) * (tile_order + 1);
   DeviceMatrixView<double> G, inverse;
   index_t first;
   int* info;
@@ -57,15 +56,15 @@ struct FactorDiagonal {
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     if (first > 0 && *info != 0) return;
-    auto const tiles = DiagonalTiles<double>::load(thread, G);
-    int const failed = cholesky_block(
-        thread, tiles, reinterpret_cast<double*>(thread.shared() + DiagonalTiles<double>::bytes));
+    auto const tiles = DiagonalTiles::load<double>(thread, G);
+    int const failed =
+        cholesky_block(thread, tiles, reinterpret_cast<double*>(thread.shared() + DiagonalTiles::bytes));
     if (thread.index() == 0 && (first == 0 || failed >= 0))
       *info = failed < 0 ? 0 : static_cast<int>(first) + failed + 1;
     if (failed >= 0) return;
-    DiagonalTiles<double>::store(thread, tiles, G);
+    DiagonalTiles::store(thread, tiles, G);
     invert_block(thread, tiles);
-    DiagonalTiles<double>::store(thread, tiles, inverse);
+    DiagonalTiles::store(thread, tiles, inverse);
   }
 };
 
@@ -74,7 +73,7 @@ struct FactorDiagonal {
 template <class T>
 struct InvertDiagonal {
   static constexpr int threads = head_threads;
-  static constexpr std::size_t shared_bytes = DiagonalTiles<T>::bytes;
+  static constexpr std::size_t shared_bytes = DiagonalTiles::bytes;
   DeviceMatrixView<T const> L;
   DeviceMatrixView<T> V;
 
@@ -87,12 +86,12 @@ struct InvertDiagonal {
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     index_t const first = static_cast<index_t>(thread.block_x()) * factor_order, left = L.rows() - first,
                   order = left < factor_order ? left : factor_order;
-    auto const tiles = DiagonalTiles<T>::load(thread, L.block(first, first, order, order));
+    auto const tiles = DiagonalTiles::load<T>(thread, L.block(first, first, order, order));
     invert_block(thread, tiles);
     int const width = static_cast<int>(V.cols()), own = static_cast<int>(first % width);
     for (int i = thread.warp(); i < order; i += threads / 32)
       for (int j = thread.lane(); j < width; j += 32)
-        V(first + i, j) = j >= own && j - own <= i ? tiles(i, j - own) : T(0);
+        V(first + i, j) = j >= own && j - own <= i ? static_cast<T>(tiles(i, j - own)) : T(0);
   }
 };
 

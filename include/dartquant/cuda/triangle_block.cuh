@@ -36,8 +36,9 @@ struct TileTriangle {
   }
 };
 
-/// From row to row of W, of an order that is a multiple of tile_order.
-[[nodiscard]] DARTQUANT_HD constexpr int square_stride(int order) { return order + 4; }
+/// From row to row of W, of an order that is a multiple of tile_order: the 8 columns of 4 rows that a tensor
+/// instruction takes lie in different banks of shared memory.
+[[nodiscard]] DARTQUANT_HD constexpr int square_stride(int order) { return order + 8; }
 
 /// Consecutive values that one instruction loads or stores.
 template <class T>
@@ -52,51 +53,54 @@ template <class T>
   return *reinterpret_cast<Pack<T> const*>(from);
 }
 
-/// G <- the lower triangle of W^T W, in FP64. `panel` holds gram_rows rows of W as doubles at a time. A warp
-/// sums squares of 32 x 32, a lane rows 2 apart and columns 2 apart of it.
-inline constexpr int gram_rows = 8;
+/// Sums of a tile [16, 16] as the lanes of a warp hold them for multiply_doubles: sums[i][j][e] of lane 4 r +
+/// q belongs to row 8 i + r and column 8 j + 2 q + e.
+using TileSums = double[2][2][2];
+
+/// sums += a b for four columns of a tile A and four rows of a tile B: of this lane's rows and columns.
 template <class Thread>
-DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, double* panel,
-                                 TileTriangle<double> const& G) {
-  constexpr int side = 32, down = 4, across = 8;
-  int const order = G.count * tile_order, squares = (order + side - 1) / side,
-            count = squares * (squares + 1) / 2, warps = thread.count() / 32;
-  int const lane_row = thread.lane() / 4 * 2, lane_col = thread.lane() % 4 * 2;
-  auto const kept = [order](int i) { return i < order ? i : 0; };
-  for (int first = 0; first < count; first += warps) {
-    int const square = first + thread.warp();
-    int top = 0;
-    while ((top + 1) * (top + 2) / 2 <= square) ++top;
-    int const left = square - top * (top + 1) / 2;
-    bool const active = square < count;
-    int rows[down / 2], cols[across / 2];
-    for (int a = 0; a < down / 2; ++a) rows[a] = kept(active ? top * side + a * 16 + lane_row : 0);
-    for (int b = 0; b < across / 2; ++b) cols[b] = kept(active ? left * side + b * 8 + lane_col : 0);
-    double sums[down][across] = {};
-    for (int start = 0; start < order; start += gram_rows) {
-      thread.synchronize();
-      for (int i = thread.index(); i < gram_rows * order; i += thread.count()) {
-        int const k = i / order, j = i - k * order;
-        panel[i] = static_cast<double>(W[(start + k) * square_stride(order) + j]);
-      }
-      thread.synchronize();
-      if (!active) continue;
-      for (int k = 0; k < gram_rows; ++k) {
-        double const* const line = panel + k * order;
-        Pack<double> r[down / 2], c[across / 2];
-        for (int a = 0; a < down / 2; ++a) r[a] = load_pack(line + rows[a]);
-        for (int b = 0; b < across / 2; ++b) c[b] = load_pack(line + cols[b]);
-        for (int a = 0; a < down; ++a)
-          for (int b = 0; b < across; ++b) sums[a][b] += r[a / 2][a % 2] * c[b / 2][b % 2];
+DARTQUANT_DEVICE void add_products(Thread const& thread, double const (&a)[2], double const (&b)[2],
+                                   TileSums& sums) {
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j) multiply_doubles(thread, sums[i][j], a[i], b[j]);
+}
+
+/// G <- the lower triangle of W^T W, in FP64. A warp has several tiles at a time.
+template <class Thread>
+DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTriangle<double> const& G) {
+  constexpr int most = 3;
+  int const order = G.count * tile_order, stride = square_stride(order), tiles = G.tiles(G.count),
+            warps = thread.count() / 32, r = thread.lane() / 4, q = thread.lane() % 4;
+  thread.synchronize();
+#pragma unroll 1
+  for (int first = thread.warp(); first < tiles; first += most * warps) {
+    int top[most], left[most];
+    for (int t = 0; t < most; ++t) {
+      int const tile = first + t * warps;
+      int down = 0;
+      while ((down + 1) * (down + 2) / 2 <= tile && down + 1 < G.count) ++down;
+      top[t] = down * tile_order;
+      left[t] = tile < tiles ? (tile - down * (down + 1) / 2) * tile_order : 0;
+    }
+    TileSums sums[most] = {};
+#pragma unroll 2
+    for (int k = q; k < order; k += 4) {
+      float const* const row = W + k * stride + r;
+#pragma unroll
+      for (int t = 0; t < most; ++t) {
+        double const a[2] = {static_cast<double>(row[top[t]]), static_cast<double>(row[top[t] + 8])},
+                     b[2] = {static_cast<double>(row[left[t]]), static_cast<double>(row[left[t] + 8])};
+        add_products(thread, a, b, sums[t]);
       }
     }
-    if (!active) continue;
-    for (int a = 0; a < down; ++a)
-      for (int b = 0; b < across; ++b) {
-        int const i = top * side + a / 2 * 16 + lane_row + a % 2,
-                  j = left * side + b / 2 * 8 + lane_col + b % 2;
-        if (i < order && j <= i) G(i, j) = sums[a][b];
-      }
+    for (int t = 0; t < most; ++t) {
+      if (first + t * warps >= tiles) break;
+      double* const to = G.tile(top[t] / tile_order, left[t] / tile_order);
+      for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 2; ++j)
+          *reinterpret_cast<Pack<double>*>(to + (8 * i + r) * G.row + 8 * j + 2 * q) =
+              Pack<double>{{sums[t][i][j][0], sums[t][i][j][1]}};
+    }
   }
   thread.synchronize();
 }
@@ -118,11 +122,12 @@ DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inv
   for (int j = 0; j < tile_order; ++j) {
     double const pivot = thread.shuffle(a[j], j);
     if (failed < 0 && !(pivot > 0 && pivot - pivot == 0)) failed = j;
-    double const inverse = thread.inverse_root(pivot);
+    double const inverse = thread.inverse_root(pivot), scaled = a[j] * (inverse * inverse);
     if (lane == j) inverse_diagonal = inverse;
-    a[j] *= inverse;
 #pragma unroll
-    for (int k = j + 1; k < tile_order; ++k) a[k] -= a[j] * thread.shuffle(a[j], k);
+    for (int k = j + 1; k < tile_order; ++k)
+      a[k] -= scaled * thread.shuffle(a[j], k);  // no wait for the root
+    a[j] *= inverse;
   }
   if (thread.lane() < tile_order)
     for (int j = 0; j < tile_order; ++j) tile[lane * stride + j] = j <= lane ? a[j] : 0;
@@ -133,20 +138,18 @@ DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inv
 template <class Thread>
 DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, double const* B, double* C) {
   constexpr int stride = TileTriangle<double>::row;
-  int const row = thread.lane() / 4, col = thread.lane() % 4;
-  double sums[2][4] = {};
-#pragma unroll 4
-  for (int k = 0; k < tile_order; k += 2) {
-    Pack<double> a[2], b[4];
-    for (int i = 0; i < 2; ++i) a[i] = load_pack(A + (row + 8 * i) * stride + k);
-    for (int j = 0; j < 4; ++j) b[j] = load_pack(B + (col + 4 * j) * stride + k);
-    for (int i = 0; i < 2; ++i)
-      for (int j = 0; j < 4; ++j) sums[i][j] += a[i][0] * b[j][0];
-    for (int i = 0; i < 2; ++i)
-      for (int j = 0; j < 4; ++j) sums[i][j] += a[i][1] * b[j][1];
+  int const r = thread.lane() / 4, q = thread.lane() % 4, own = r * stride + q;
+  TileSums sums = {};
+#pragma unroll
+  for (int k = 0; k < tile_order; k += 4) {
+    double const a[2] = {A[own + k], A[own + 8 * stride + k]}, b[2] = {B[own + k], B[own + 8 * stride + k]};
+    add_products(thread, a, b, sums);
   }
   for (int i = 0; i < 2; ++i)
-    for (int j = 0; j < 4; ++j) C[(row + 8 * i) * stride + col + 4 * j] -= sums[i][j];
+    for (int j = 0; j < 2; ++j) {
+      auto& two = *reinterpret_cast<Pack<double>*>(C + (8 * i + r) * stride + 8 * j + 2 * q);
+      for (int e = 0; e < 2; ++e) two[e] -= sums[i][j][e];
+    }
 }
 
 /// G <- its Cholesky factor, right-looking: while the other warps update the rest of the triangle, the first
@@ -201,18 +204,19 @@ DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> c
 }
 
 /// L <- L^-1 in place, from the right: what lies right of a column of tiles is already inverted. A warp has
-/// half a tile at a time, a lane 4 neighbours in a row of it. Precondition: L has zeros above its diagonal.
-template <class Thread, class T>
-DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<T> const& L) {
-  constexpr int stride = TileTriangle<T>::row, half = tile_order / 2, largest = 2;
-  int const count = L.count, warps = thread.count() / 32;
+/// half a tile at a time. Precondition: L has zeros above its diagonal.
+template <class Thread>
+DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<double> const& L) {
+  constexpr int stride = TileTriangle<double>::row, half = tile_order / 2, most = 2;
+  int const count = L.count, warps = thread.count() / 32, r = thread.lane() / 4, q = thread.lane() % 4;
   thread.synchronize();
+#pragma unroll 1
   for (int step = thread.warp(); step < count; step += warps) {  // the tiles of the diagonal, a lane a column
-    T* const tile = L.tile(step, step);
+    double* const tile = L.tile(step, step);
     int const lane = thread.lane() % tile_order;
-    T const own = T(1) / tile[lane * stride + lane];
-    T x[tile_order];
-    for (int i = 0; i < tile_order; ++i) x[i] = i == lane ? T(1) : T(0);
+    double const own = 1 / tile[lane * stride + lane];
+    double x[tile_order];
+    for (int i = 0; i < tile_order; ++i) x[i] = i == lane ? 1 : 0;
 #pragma unroll
     for (int i = 0; i < tile_order; ++i) {
       x[i] *= thread.shuffle(own, i);
@@ -224,70 +228,128 @@ DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<T> const& 
       for (int i = 0; i < tile_order; ++i) tile[i * stride + lane] = x[i];
   }
   thread.synchronize();
-  int const col = thread.lane() % 4 * 4;
-  // sums += (row of a tile A) (columns of a tile B)
-  auto const add_product = [col](T const* a, T const* B, T(&sums)[4]) {
-    constexpr int pack = Pack<T>::size;
-#pragma unroll 4
-    for (int k = 0; k < tile_order; k += pack) {
-      auto const left = load_pack(a + k);
-      for (int part = 0; part < pack; ++part)
-        for (int j = 0; j < 4; j += pack) {
-          auto const right = load_pack(B + (k + part) * stride + col + j);
-          for (int m = 0; m < pack; ++m) sums[j + m] += left[part] * right[m];
-        }
-    }
+  // sums += (eight rows of a tile, from `a` on) B
+  auto const add_product = [&](double const* a, double const* B, double(&sums)[2][2]) {
+#pragma unroll
+    for (int k = 0; k < tile_order; k += 4)
+      for (int j = 0; j < 2; ++j)
+        multiply_doubles(thread, sums[j], a[r * stride + k + q], B[(k + q) * stride + 8 * j + r]);
+  };
+  auto const store = [&](double* to, double const(&sums)[2][2], double factor) {
+    for (int j = 0; j < 2; ++j)
+      *reinterpret_cast<Pack<double>*>(to + r * stride + 8 * j + 2 * q) =
+          Pack<double>{{factor * sums[j][0], factor * sums[j][1]}};
   };
 #pragma unroll 1
   for (int across = count - 2; across >= 0; --across) {
     int const tasks = 2 * (count - 1 - across);
-    T sums[largest][4] = {};
+    double sums[most][2][2] = {};
 #pragma unroll
-    for (int t = 0; t < largest; ++t) {
-      int const task = thread.warp() + t * warps, down = across + 1 + task / 2,
-                row = task % 2 * half + thread.lane() / 4;
+    for (int t = 0; t < most; ++t) {
+      int const task = thread.warp() + t * warps, down = across + 1 + task / 2;
       if (task >= tasks) continue;
+#pragma unroll 1
       for (int k = across + 1; k <= down; ++k)
-        add_product(L.tile(down, k) + row * stride, L.tile(k, across), sums[t]);
+        add_product(L.tile(down, k) + task % 2 * half * stride, L.tile(k, across), sums[t]);
     }
     thread.synchronize();
 #pragma unroll
-    for (int t = 0; t < largest; ++t) {
-      int const task = thread.warp() + t * warps, down = across + 1 + task / 2,
-                row = task % 2 * half + thread.lane() / 4;
+    for (int t = 0; t < most; ++t) {
+      int const task = thread.warp() + t * warps, down = across + 1 + task / 2;
       if (task >= tasks) continue;
-      T* const line = L.tile(down, across) + row * stride;
-      for (int j = 0; j < 4; ++j) line[col + j] = sums[t][j];
+      double* const rows = L.tile(down, across) + task % 2 * half * stride;
+      store(rows, sums[t], 1);
       thread.synchronize_warp();
-      T product[4] = {};
-      add_product(line, L.tile(across, across), product);
+      double product[2][2] = {};
+      add_product(rows, L.tile(across, across), product);
       thread.synchronize_warp();
-      for (int j = 0; j < 4; ++j) line[col + j] = -product[j];
+      store(rows, product, -1);
     }
     thread.synchronize();
   }
 }
 
-/// y <- L x or L^T x; four lanes share an element of y.
+/// L <- L K for triangles, L in global memory as n rows of floats, two passes of Cholesky QR into one. `rows`
+/// has room for tile_order rows of L.
+template <class Thread, class Matrix>
+DARTQUANT_DEVICE void multiply_factors(Thread const& thread, int n, TileTriangle<double> const& K,
+                                       Matrix const& L, float* rows) {
+  int const order = K.count * tile_order, stride = order + 4, r = thread.lane() / 4, q = thread.lane() % 4;
+#pragma unroll 1
+  for (int down = 0; down < K.count; ++down) {
+    int const top = down * tile_order, cols = top + tile_order;
+    for (int i = thread.warp(); i < tile_order; i += thread.count() / 32)
+      for (int j = thread.lane(); j < cols; j += 32)
+        rows[i * stride + j] = top + i < n && j < n ? L(top + i, j) : 0;
+    thread.synchronize();
+#pragma unroll 1
+    for (int across = thread.warp(); across <= down; across += thread.count() / 32) {
+      TileSums sums = {};
+#pragma unroll 1
+      for (int k = across; k <= down; ++k) {
+        double const* const B = K.tile(k, across);
+#pragma unroll
+        for (int m = 0; m < tile_order; m += 4) {
+          float const* const left = rows + r * stride + k * tile_order + m + q;
+          double const *const right = B + (m + q) * K.row + r,
+                              a[2] = {static_cast<double>(left[0]), static_cast<double>(left[8 * stride])},
+                              b[2] = {right[0], right[8]};
+          add_products(thread, a, b, sums);
+        }
+      }
+      for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 2; ++j)
+          for (int e = 0; e < 2; ++e) {
+            int const row = top + 8 * i + r, col = across * tile_order + 8 * j + 2 * q + e;
+            if (row < n && col <= row) L(row, col) = static_cast<float>(sums[i][j][e]);
+          }
+    }
+    thread.synchronize();
+  }
+}
+
+/// y <- L x, or L^T x. Four lanes share a row, or two columns.
 template <class Thread>
 DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, TileTriangle<double> const& L,
                                       double const* x, double* y) {
   constexpr int stride = TileTriangle<double>::row;
-  int const share = thread.index() % 4;
+  int const warps = thread.count() / 32, own = thread.lane() % 8, share = thread.lane() / 8;
+  if (transposed) {
 #pragma unroll 1
-  for (int i = thread.index() / 4; i < L.count * tile_order; i += thread.count() / 4) {
-    int const tile = i / tile_order, within = i % tile_order;
-    double sum = 0;
-    int const first = transposed ? tile : 0, last = transposed ? L.count - 1 : tile,
-              along = transposed ? stride : 1, across = transposed ? 1 : stride;
-#pragma unroll 2
-    for (int k = first; k <= last; ++k) {
-      double const* const column = (transposed ? L.tile(k, tile) : L.tile(tile, k)) + within * across;
-      for (int m = share; m < tile_order; m += 4) sum += column[m * along] * x[k * tile_order + m];
+    for (int across = thread.warp(); across < L.count; across += warps) {
+      double sums[2] = {};
+#pragma unroll 1
+      for (int down = across; down < L.count; ++down) {
+        double const* const tile = L.tile(down, across) + 2 * own;
+        for (int m = share; m < tile_order; m += 4) {
+          auto const two = load_pack(tile + m * stride);
+          double const factor = x[down * tile_order + m];
+          for (int e = 0; e < 2; ++e) sums[e] += two[e] * factor;
+        }
+      }
+      for (int e = 0; e < 2; ++e) {
+        sums[e] += thread.shuffle_xor(sums[e], 8);
+        sums[e] += thread.shuffle_xor(sums[e], 16);
+        if (share == 0) y[across * tile_order + 2 * own + e] = sums[e];
+      }
     }
-    sum += thread.shuffle_xor(sum, 1);
-    sum += thread.shuffle_xor(sum, 2);
-    if (share == 0) y[i] = sum;
+  } else {
+#pragma unroll 1
+    for (int first = 8 * thread.warp(); first < L.count * tile_order; first += 8 * warps) {
+      int const down = first / tile_order, row = first % tile_order + own;
+      double sum = 0;
+#pragma unroll 1
+      for (int across = 0; across <= down; ++across) {
+        double const* const line = L.tile(down, across) + row * stride;
+        for (int m = 2 * share; m < tile_order; m += 8) {
+          auto const two = load_pack(line + m), factors = load_pack(x + across * tile_order + m);
+          for (int e = 0; e < 2; ++e) sum += two[e] * factors[e];
+        }
+      }
+      sum += thread.shuffle_xor(sum, 8);
+      sum += thread.shuffle_xor(sum, 16);
+      if (share == 0) y[first + own] = sum;
+    }
   }
   thread.synchronize();
 }
@@ -322,22 +384,23 @@ DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse,
   return sqrt(after / before);
 }
 
-/// The tiles of a triangle of doubles become floats, transposed, each in its place: its rows lie as those of
-/// a TileTriangle<float>, but the tiles where they were.
-template <class Thread>
+/// The tiles of a triangle of doubles become floats, or with `transposed` their transposes, each in its
+/// place: their rows lie as those of a TileTriangle<float>, but the tiles where they were.
+template <bool transposed, class Thread>
 DARTQUANT_DEVICE void narrow_block(Thread const& thread, TileTriangle<double> const& L) {
   constexpr int stride = TileTriangle<double>::row, narrow = TileTriangle<float>::row;
+  int const row = thread.lane() / tile_order, col = thread.lane() % tile_order;
   thread.synchronize();
+#pragma unroll 1
   for (int t = thread.warp(); t < L.tiles(L.count); t += thread.count() / 32) {
-    double* const tile = L.data + t * TileTriangle<double>::size;
+    double* const tile = L.data + t * L.size;
     float values[tile_order / 2];
     for (int i = 0; i < tile_order / 2; ++i)
-      values[i] = static_cast<float>(
-          tile[(2 * i + thread.lane() / tile_order) * stride + thread.lane() % tile_order]);
+      values[i] = static_cast<float>(tile[(2 * i + row) * stride + col]);
     thread.synchronize_warp();
     auto* const to = reinterpret_cast<float*>(tile);
     for (int i = 0; i < tile_order / 2; ++i)
-      to[thread.lane() % tile_order * narrow + 2 * i + thread.lane() / tile_order] = values[i];
+      to[transposed ? col * narrow + 2 * i + row : (2 * i + row) * narrow + col] = values[i];
   }
   thread.synchronize();
 }
