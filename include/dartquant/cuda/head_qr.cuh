@@ -153,7 +153,7 @@ struct OrthonormalizeHeads {
   template <class Thread>
   DARTQUANT_DEVICE bool pass(Thread const& thread, index_t first, int number, bool drop, Memory const& m,
                              double* word, double& condition) const {
-    int const order = m.G.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
+    int const order = m.G.count * tile_order, size = static_cast<int>(n);
     double *const x = m.vectors, *const y = x + order, *const diagonal = y + order;
     gram_block(thread, m.W, m.G);
     for (int i = size + thread.index(); i < order; i += thread.count()) m.G(i, i) = 1;
@@ -174,17 +174,7 @@ struct OrthonormalizeHeads {
     if (condition - condition != 0) condition = HUGE_VAL;
     if (condition < 1) condition = 1;
     if (!(condition <= (number == 0 ? limits.two_pass : limits.one_pass))) return false;
-    narrow_block<true>(thread, m.G);
-    multiply_block<true>(
-        thread, m.G.count, [&](int i, int k) { return load_pack(m.W + i * stride + k); },
-        [&](int down, int k, int across, int j) {
-          return load_pack(reinterpret_cast<float const*>(m.G.tile(across, down)) +
-                           k * TileTriangle<float>::row + j);
-        },
-        [&](int i, int j, Pack<float> const& four) {
-          *reinterpret_cast<Pack<float>*>(m.W + i * stride + j) = four;
-        });
-    thread.synchronize();
+    multiply_block<true>(thread, m.W, m.G);
     return true;
   }
 };

@@ -74,20 +74,11 @@ struct GradientHeads {
       if (j >= i) W[i * stride + j] = 0;
     });
     invert_block(thread, lower);
-    narrow_block<false>(thread, lower);
-    multiply_block<false>(
-        thread, parts.count, [&](int i, int k) { return load_pack(W + i * stride + k); },
-        [&](int down, int k, int across, int j) {
-          return load_pack(reinterpret_cast<float const*>(lower.tile(down, across)) +
-                           k * TileTriangle<float>::row + j);
-        },
-        [&](int i, int j, Pack<float> const& four) {
-          for (int part = 0; part < 4; ++part) {
-            float const value = four[part];
-            if (i < size && j + part < size) A(first + i, j + part) = value;
-            norm += static_cast<double>(value) * static_cast<double>(value);
-          }
-        });
+    multiply_block<false>(thread, W, lower);
+    for_each_entry(thread, n, [&](int i, int j) {
+      float const value = A(first + i, j) = W[i * stride + j];
+      norm += static_cast<double>(value) * static_cast<double>(value);
+    });
     whole = block_sum(thread, whole, word);
     norm = block_sum(thread, norm, word);
     if (thread.index() == 0) {

@@ -9,10 +9,10 @@
 #include <dartquant/cuda/sums.cuh>
 
 /// Factorisations of one small matrix by one block of threads, by tiles of 16 x 16 (the blocked algorithms of
-/// LAPACK: potrf, trtri, trmm). W is a square matrix of floats whose rows lie `square_stride` apart; a lower
-/// triangle is kept as tiles (TileTriangle). The order is rounded up to whole tiles: W has zeros there, a
-/// triangle ones on its diagonal. All may lie in shared or in global memory. All threads of the block call
-/// each function; each begins and ends with what it reads or wrote visible to all.
+/// LAPACK: potrf, trtri, trmm), in FP64. W is a square matrix of floats whose rows lie `square_stride` apart;
+/// a lower triangle is kept as tiles (TileTriangle). The order is rounded up to whole tiles: W has zeros
+/// there, a triangle ones on its diagonal. All may lie in shared or in global memory. All threads of the
+/// block call each function; each begins and ends with what it reads or wrote visible to all.
 namespace dartquant::cuda {
 
 inline constexpr int tile_order = 16;
@@ -384,72 +384,43 @@ DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse,
   return sqrt(after / before);
 }
 
-/// The tiles of a triangle of doubles become floats, or with `transposed` their transposes, each in its
-/// place: their rows lie as those of a TileTriangle<float>, but the tiles where they were.
+/// W <- W L^T, or with W lower triangular W <- W L, in FP64. A warp has eight rows, and their columns in such
+/// an order that the result may take the place of W.
 template <bool transposed, class Thread>
-DARTQUANT_DEVICE void narrow_block(Thread const& thread, TileTriangle<double> const& L) {
-  constexpr int stride = TileTriangle<double>::row, narrow = TileTriangle<float>::row;
-  int const row = thread.lane() / tile_order, col = thread.lane() % tile_order;
+DARTQUANT_DEVICE void multiply_block(Thread const& thread, float* W, TileTriangle<double> const& L) {
+  constexpr int half = tile_order / 2;
+  int const count = L.count, stride = square_stride(count * tile_order), r = thread.lane() / 4,
+            q = thread.lane() % 4;
   thread.synchronize();
 #pragma unroll 1
-  for (int t = thread.warp(); t < L.tiles(L.count); t += thread.count() / 32) {
-    double* const tile = L.data + t * L.size;
-    float values[tile_order / 2];
-    for (int i = 0; i < tile_order / 2; ++i)
-      values[i] = static_cast<float>(tile[(2 * i + row) * stride + col]);
-    thread.synchronize_warp();
-    auto* const to = reinterpret_cast<float*>(tile);
-    for (int i = 0; i < tile_order / 2; ++i)
-      to[transposed ? col * narrow + 2 * i + row : (2 * i + row) * narrow + col] = values[i];
-  }
-  thread.synchronize();
-}
-
-/// Rows that a warp has at a time in multiply_block, and columns of a lane.
-inline constexpr int product_rows = 8, product_cols = 4, product_chunk = 32 * product_cols;
-
-/// A product of a square matrix and a triangle, each row by one warp. left(row, k) gives the elements k to
-/// k + 3 of a row, right(down, k, across, j) those j to j + 3 of row k of a tile of the triangle;
-/// store(row, col, values) takes 4 elements of the result. `rising`: the triangle is zero where across <
-/// down, and the columns are done from the last on, else zero where across > down, and from the first: the
-/// result may take the place of the left matrix.
-template <bool rising, class Thread, class Left, class Right, class Store>
-DARTQUANT_DEVICE void multiply_block(Thread const& thread, int count, Left const& left, Right const& right,
-                                     Store const& store) {
-  int const order = count * tile_order, chunks = (order + product_chunk - 1) / product_chunk,
-            warps = thread.count() / 32;
-  int const lane_col = thread.lane() % 4 * product_cols;
+  for (int part = thread.warp(); part < 2 * count; part += thread.count() / 32) {
+    float* const row = W + (part * half + r) * stride;
+    int const columns = transposed ? count : part / 2 + 1;
 #pragma unroll 1
-  for (int top = thread.warp() * product_rows; top < order; top += warps * product_rows)
-#pragma unroll 1
-    for (int number = 0; number < chunks; ++number) {
-      int const chunk = rising ? chunks - 1 - number : number,
-                across = chunk * (product_chunk / tile_order) + thread.lane() / 4;
-      int const from = rising ? 0 : chunk * (product_chunk / tile_order);
-      int to = rising ? (chunk + 1) * (product_chunk / tile_order) : count;
-      if (to > count) to = count;
-      float sums[product_rows][product_cols] = {};
-      for (int down = from; down < to; ++down) {
-        bool const inside = across < count && (rising ? across >= down : across <= down);
+    for (int step = 0; step < columns; ++step) {
+      int const across = transposed ? count - 1 - step : step;
+      int const first = transposed ? 0 : across, last = transposed ? across : part / 2;
+      double sums[2][2] = {};
 #pragma unroll 2
-        for (int k = 0; k < tile_order; k += 4) {
-          Pack<float> a[product_rows];
-          for (int i = 0; i < product_rows; ++i) a[i] = left(top + i, down * tile_order + k);
-          for (int part = 0; part < 4; ++part) {
-            Pack<float> b = {};
-            if (inside) b = right(down, k + part, across, lane_col);
-            for (int i = 0; i < product_rows; ++i)
-              for (int j = 0; j < product_cols; ++j) sums[i][j] += a[i][part] * b[j];
-          }
+      for (int k = first; k <= last; ++k) {
+        double const* const tile =
+            transposed ? L.tile(across, k) + r * L.row + q : L.tile(k, across) + q * L.row + r;
+#pragma unroll
+        for (int m = 0; m < tile_order; m += 4) {
+          double const a = static_cast<double>(row[k * tile_order + m + q]);
+          for (int j = 0; j < 2; ++j)
+            multiply_doubles(thread, sums[j], a,
+                             transposed ? tile[j * half * L.row + m] : tile[m * L.row + j * half]);
         }
       }
       thread.synchronize_warp();
-      if (across < count)
-        for (int i = 0; i < product_rows; ++i)
-          store(top + i, across * tile_order + lane_col,
-                Pack<float>{{sums[i][0], sums[i][1], sums[i][2], sums[i][3]}});
+      for (int j = 0; j < 2; ++j)
+        for (int e = 0; e < 2; ++e)
+          row[across * tile_order + j * half + 2 * q + e] = static_cast<float>(sums[j][e]);
       thread.synchronize_warp();
     }
+  }
+  thread.synchronize();
 }
 
 /// The condition number of a lower triangle L(i, j) as Cpu::condition_estimate finds it, in all threads. x
