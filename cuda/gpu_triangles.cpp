@@ -146,6 +146,8 @@ CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
   return {info > 0 ? index_t{info} - 1 : -1};
 }
 
+bool Gpu::solves_wide() const { return machine_->gram_in_float64; }
+
 template <class T>
 double Gpu::condition_estimate(DeviceMatrixView<T> L) const {
   using Value = std::remove_const_t<T>;

@@ -123,6 +123,8 @@ class Gpu {
   template <class T>
   void gram(std::type_identity_t<DeviceMatrixView<T const>> Z, DeviceMatrixView<double> G) const;
   [[nodiscard]] CholeskyStatus cholesky(DeviceMatrixView<double> G) const;
+  /// Whether latents are orthonormalised wholly in FP64: see GramPrecision.
+  [[nodiscard]] bool solves_wide() const;
   template <class T>
   [[nodiscard]] double condition_estimate(DeviceMatrixView<T> L) const;
   template <class T>
