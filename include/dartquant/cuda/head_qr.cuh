@@ -32,7 +32,7 @@ struct BlockSpace {
     int const count = static_cast<int>((n + tile_order - 1) / tile_order), order = count * tile_order;
     auto const size = [](int values, std::size_t each) { return static_cast<std::size_t>(values) * each; };
     Layout parts{count, 0, 0, 0, 0};
-    parts.square = size(TileTriangle<double>::tiles(count) * TileTriangle<double>::size, sizeof(double));
+    parts.square = size(TileTriangle::tiles(count) * TileTriangle::size, sizeof(double));
     parts.rows = parts.square + size(order * square_stride(order), sizeof(float));
     parts.vectors = parts.rows + size(tile_order * (order + 4), sizeof(float));
     parts.bytes =
@@ -143,7 +143,7 @@ struct OrthonormalizeHeads {
 
  private:
   struct Memory {
-    TileTriangle<double> G;
+    TileTriangle G;
     float *W, *rows;
     double* vectors;
   };

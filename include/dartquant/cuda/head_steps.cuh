@@ -54,7 +54,7 @@ struct GradientHeads {
     auto const parts = BlockSpace<in_shared>::layout(n);
     std::byte* const memory = space.of(thread, parts);
     int const order = parts.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
-    TileTriangle<double> const lower{reinterpret_cast<double*>(memory), parts.count};
+    TileTriangle const lower{reinterpret_cast<double*>(memory), parts.count};
     auto* const W = reinterpret_cast<float*>(memory + parts.square);
     auto* const word = reinterpret_cast<double*>(memory + parts.vectors);
     double whole = 0, norm = 0;

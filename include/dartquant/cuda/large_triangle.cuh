@@ -20,15 +20,14 @@ inline constexpr int factor_order = 128;
 
 /// A block of the diagonal, copied to tiles in shared memory and back.
 struct DiagonalTiles {
-  static constexpr int tiles = TileTriangle<double>::tiles(factor_order / tile_order);
-  static constexpr std::size_t bytes = sizeof(double) * tiles * TileTriangle<double>::size;
+  static constexpr int tiles = TileTriangle::tiles(factor_order / tile_order);
+  static constexpr std::size_t bytes = sizeof(double) * tiles * TileTriangle::size;
 
   /// The lower triangle of A, an identity beyond its order.
   template <class T, class Thread>
-  DARTQUANT_DEVICE static TileTriangle<double> load(Thread const& thread, DeviceMatrixView<T const> A) {
+  DARTQUANT_DEVICE static TileTriangle load(Thread const& thread, DeviceMatrixView<T const> A) {
     int const order = static_cast<int>(A.rows());
-    TileTriangle<double> const to{reinterpret_cast<double*>(thread.shared()),
-                                  (order + tile_order - 1) / tile_order};
+    TileTriangle const to{reinterpret_cast<double*>(thread.shared()), (order + tile_order - 1) / tile_order};
     for_each_entry(thread, to.count * tile_order, [&](int i, int j) {
       if (j / tile_order > i / tile_order) return;
       to(i, j) = j <= i && i < order ? static_cast<double>(A(i, j)) : (i == j ? 1 : 0);
@@ -37,7 +36,7 @@ struct DiagonalTiles {
     return to;
   }
   template <class Thread>
-  DARTQUANT_DEVICE static void store(Thread const& thread, TileTriangle<double> const& from,
+  DARTQUANT_DEVICE static void store(Thread const& thread, TileTriangle const& from,
                                      DeviceMatrixView<double> A) {
     for_each_entry(thread, A.rows(), [&](int i, int j) { A(i, j) = j <= i ? from(i, j) : 0; });
   }

@@ -18,20 +18,18 @@ namespace dartquant::cuda {
 inline constexpr int tile_order = 16;
 
 /// A lower triangle of `count` x `count` tiles, those of a row of tiles side by side. The rows of a tile are
-/// 16 bytes further apart than they are long, and the tiles 64, so that neither the rows of a tile nor those
-/// of two neighbours collide in the banks of shared memory.
-template <class T>
+/// 16 bytes further apart than they are long, so that accesses of 16 bytes down a column do not collide in
+/// the banks of shared memory.
 struct TileTriangle {
-  static constexpr int row = tile_order + 16 / static_cast<int>(sizeof(T)),
-                       size = tile_order * row + 64 / static_cast<int>(sizeof(T));
-  T* data;
+  static constexpr int row = tile_order + 2, size = tile_order * row;
+  double* data;
   int count;
 
   [[nodiscard]] DARTQUANT_HD static constexpr int tiles(int count) { return count * (count + 1) / 2; }
-  [[nodiscard]] DARTQUANT_HD T* tile(int down, int across) const {
+  [[nodiscard]] DARTQUANT_HD double* tile(int down, int across) const {
     return data + (down * (down + 1) / 2 + across) * size;
   }
-  [[nodiscard]] DARTQUANT_HD T& operator()(int i, int j) const {
+  [[nodiscard]] DARTQUANT_HD double& operator()(int i, int j) const {
     return tile(i / tile_order, j / tile_order)[i % tile_order * row + j % tile_order];
   }
 };
@@ -40,17 +38,14 @@ struct TileTriangle {
 /// instruction takes lie in different banks of shared memory.
 [[nodiscard]] DARTQUANT_HD constexpr int square_stride(int order) { return order + 8; }
 
-/// Consecutive values that one instruction loads or stores.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int size = 16 / static_cast<int>(sizeof(T));
-  T values[size];
-  DARTQUANT_HD T const& operator[](int i) const { return values[i]; }
-  DARTQUANT_HD T& operator[](int i) { return values[i]; }
+/// Two neighbours, which one instruction loads or stores.
+struct alignas(16) Pair {
+  double values[2];
+  DARTQUANT_HD double operator[](int i) const { return values[i]; }
+  DARTQUANT_HD double& operator[](int i) { return values[i]; }
 };
-template <class T>
-[[nodiscard]] DARTQUANT_DEVICE Pack<T> load_pack(T const* from) {
-  return *reinterpret_cast<Pack<T> const*>(from);
+[[nodiscard]] DARTQUANT_DEVICE inline Pair load_pair(double const* from) {
+  return *reinterpret_cast<Pair const*>(from);
 }
 
 /// Sums of a tile [16, 16] as the lanes of a warp hold them for multiply_doubles: sums[i][j][e] of lane 4 r +
@@ -67,7 +62,7 @@ DARTQUANT_DEVICE void add_products(Thread const& thread, double const (&a)[2], d
 
 /// G <- the lower triangle of W^T W, in FP64. A warp has several tiles at a time.
 template <class Thread>
-DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTriangle<double> const& G) {
+DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTriangle const& G) {
   constexpr int most = 3;
   int const order = G.count * tile_order, stride = square_stride(order), tiles = G.tiles(G.count),
             warps = thread.count() / 32, r = thread.lane() / 4, q = thread.lane() % 4;
@@ -98,8 +93,8 @@ DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTrian
       double* const to = G.tile(top[t] / tile_order, left[t] / tile_order);
       for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 2; ++j)
-          *reinterpret_cast<Pack<double>*>(to + (8 * i + r) * G.row + 8 * j + 2 * q) =
-              Pack<double>{{sums[t][i][j][0], sums[t][i][j][1]}};
+          *reinterpret_cast<Pair*>(to + (8 * i + r) * G.row + 8 * j + 2 * q) =
+              Pair{{sums[t][i][j][0], sums[t][i][j][1]}};
     }
   }
   thread.synchronize();
@@ -109,11 +104,11 @@ DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTrian
 /// 1 / L_ii. Returns the first row whose pivot is not positive and finite, or -1.
 template <class Thread>
 DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inverse_diagonal) {
-  constexpr int stride = TileTriangle<double>::row;
+  constexpr int stride = TileTriangle::row;
   int const lane = thread.lane() % tile_order;
   double a[tile_order];
   for (int j = 0; j < tile_order; j += 2) {
-    auto const two = load_pack(tile + lane * stride + j);
+    auto const two = load_pair(tile + lane * stride + j);
     a[j] = two[0];
     a[j + 1] = two[1];
   }
@@ -137,7 +132,7 @@ DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inv
 /// C -= A B^T for tiles, by one warp.
 template <class Thread>
 DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, double const* B, double* C) {
-  constexpr int stride = TileTriangle<double>::row;
+  constexpr int stride = TileTriangle::row;
   int const r = thread.lane() / 4, q = thread.lane() % 4, own = r * stride + q;
   TileSums sums = {};
 #pragma unroll
@@ -147,7 +142,7 @@ DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, do
   }
   for (int i = 0; i < 2; ++i)
     for (int j = 0; j < 2; ++j) {
-      auto& two = *reinterpret_cast<Pack<double>*>(C + (8 * i + r) * stride + 8 * j + 2 * q);
+      auto& two = *reinterpret_cast<Pair*>(C + (8 * i + r) * stride + 8 * j + 2 * q);
       for (int e = 0; e < 2; ++e) two[e] -= sums[i][j][e];
     }
 }
@@ -156,8 +151,8 @@ DARTQUANT_DEVICE void subtract_product(Thread const& thread, double const* A, do
 /// one has the next tile of the diagonal ready. Returns in all threads the first row whose pivot is not
 /// positive and finite, or -1. `diagonal` holds tile_order + 1 values.
 template <class Thread>
-DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> const& G, double* diagonal) {
-  constexpr int stride = TileTriangle<double>::row;
+DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle const& G, double* diagonal) {
+  constexpr int stride = TileTriangle::row;
   int const count = G.count, warps = thread.count() / 32;
 #pragma unroll 1
   for (int step = 0; step < count; ++step) {
@@ -185,7 +180,7 @@ DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> c
       double* const line = G.tile(i / tile_order, step) + i % tile_order * stride;  // a row of G L^-T
       double x[tile_order];
       for (int j = 0; j < tile_order; j += 2) {
-        auto const two = load_pack(line + j);
+        auto const two = load_pair(line + j);
         x[j] = two[0];
         x[j + 1] = two[1];
       }
@@ -195,8 +190,7 @@ DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> c
 #pragma unroll
         for (int k = j + 1; k < tile_order; ++k) x[k] -= x[j] * L[k * stride + j];
       }
-      for (int j = 0; j < tile_order; j += 2)
-        *reinterpret_cast<Pack<double>*>(line + j) = Pack<double>{{x[j], x[j + 1]}};
+      for (int j = 0; j < tile_order; j += 2) *reinterpret_cast<Pair*>(line + j) = Pair{{x[j], x[j + 1]}};
     }
     thread.synchronize();
   }
@@ -206,8 +200,8 @@ DARTQUANT_DEVICE int cholesky_block(Thread const& thread, TileTriangle<double> c
 /// L <- L^-1 in place, from the right: what lies right of a column of tiles is already inverted. A warp has
 /// half a tile at a time. Precondition: L has zeros above its diagonal.
 template <class Thread>
-DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<double> const& L) {
-  constexpr int stride = TileTriangle<double>::row, half = tile_order / 2, most = 2;
+DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle const& L) {
+  constexpr int stride = TileTriangle::row, half = tile_order / 2, most = 2;
   int const count = L.count, warps = thread.count() / 32, r = thread.lane() / 4, q = thread.lane() % 4;
   thread.synchronize();
 #pragma unroll 1
@@ -237,8 +231,8 @@ DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<double> co
   };
   auto const store = [&](double* to, double const(&sums)[2][2], double factor) {
     for (int j = 0; j < 2; ++j)
-      *reinterpret_cast<Pack<double>*>(to + r * stride + 8 * j + 2 * q) =
-          Pack<double>{{factor * sums[j][0], factor * sums[j][1]}};
+      *reinterpret_cast<Pair*>(to + r * stride + 8 * j + 2 * q) =
+          Pair{{factor * sums[j][0], factor * sums[j][1]}};
   };
 #pragma unroll 1
   for (int across = count - 2; across >= 0; --across) {
@@ -272,8 +266,8 @@ DARTQUANT_DEVICE void invert_block(Thread const& thread, TileTriangle<double> co
 /// L <- L K for triangles, L in global memory as n rows of floats, two passes of Cholesky QR into one. `rows`
 /// has room for tile_order rows of L.
 template <class Thread, class Matrix>
-DARTQUANT_DEVICE void multiply_factors(Thread const& thread, int n, TileTriangle<double> const& K,
-                                       Matrix const& L, float* rows) {
+DARTQUANT_DEVICE void multiply_factors(Thread const& thread, int n, TileTriangle const& K, Matrix const& L,
+                                       float* rows) {
   int const order = K.count * tile_order, stride = order + 4, r = thread.lane() / 4, q = thread.lane() % 4;
 #pragma unroll 1
   for (int down = 0; down < K.count; ++down) {
@@ -310,9 +304,9 @@ DARTQUANT_DEVICE void multiply_factors(Thread const& thread, int n, TileTriangle
 
 /// y <- L x, or L^T x. Four lanes share a row, or two columns.
 template <class Thread>
-DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, TileTriangle<double> const& L,
+DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, TileTriangle const& L,
                                       double const* x, double* y) {
-  constexpr int stride = TileTriangle<double>::row;
+  constexpr int stride = TileTriangle::row;
   int const warps = thread.count() / 32, own = thread.lane() % 8, share = thread.lane() / 8;
   if (transposed) {
 #pragma unroll 1
@@ -322,7 +316,7 @@ DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, Til
       for (int down = across; down < L.count; ++down) {
         double const* const tile = L.tile(down, across) + 2 * own;
         for (int m = share; m < tile_order; m += 4) {
-          auto const two = load_pack(tile + m * stride);
+          auto const two = load_pair(tile + m * stride);
           double const factor = x[down * tile_order + m];
           for (int e = 0; e < 2; ++e) sums[e] += two[e] * factor;
         }
@@ -342,7 +336,7 @@ DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, Til
       for (int across = 0; across <= down; ++across) {
         double const* const line = L.tile(down, across) + row * stride;
         for (int m = 2 * share; m < tile_order; m += 8) {
-          auto const two = load_pack(line + m), factors = load_pack(x + across * tile_order + m);
+          auto const two = load_pair(line + m), factors = load_pair(x + across * tile_order + m);
           for (int e = 0; e < 2; ++e) sum += two[e] * factors[e];
         }
       }
@@ -358,8 +352,8 @@ DARTQUANT_DEVICE void multiply_vector(Thread const& thread, bool transposed, Til
 /// with `inverse` by one and a half on L^T L, that is on (K K^T)^-1 for K = L^-1: the steps of
 /// Cpu::condition_estimate. x and y hold as many values as L has rows.
 template <class Thread>
-DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse,
-                                      TileTriangle<double> const& L, double* x, double* y, double* space) {
+DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse, TileTriangle const& L,
+                                      double* x, double* y, double* space) {
   using std::cos, std::sqrt;
   int const order = L.count * tile_order, products = inverse ? 3 : 5;
   thread.synchronize();
@@ -387,7 +381,7 @@ DARTQUANT_DEVICE double largest_block(Thread const& thread, int n, bool inverse,
 /// W <- W L^T, or with W lower triangular W <- W L, in FP64. A warp has eight rows, and their columns in such
 /// an order that the result may take the place of W.
 template <bool transposed, class Thread>
-DARTQUANT_DEVICE void multiply_block(Thread const& thread, float* W, TileTriangle<double> const& L) {
+DARTQUANT_DEVICE void multiply_block(Thread const& thread, float* W, TileTriangle const& L) {
   constexpr int half = tile_order / 2;
   int const count = L.count, stride = square_stride(count * tile_order), r = thread.lane() / 4,
             q = thread.lane() % 4;
