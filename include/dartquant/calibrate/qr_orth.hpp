@@ -163,26 +163,6 @@ template <class T, Backend B>
   MatrixView<T const, B::space> const R = factor.rotation, lower = factor.lower;
   auto gradient = backend.template matrix<T>(n, n);
   backend.template skew_lower<T>(A);
-#ifdef DARTQUANT_WIDE_GRADIENT
-  if (detail::solves_wide<T>(backend)) {
-    auto const wide = [&](MatrixView<T const, B::space> narrow) {
-      auto copy = backend.template matrix<double>(n, n);
-      backend.copy(narrow, MatrixView<double, B::space>(copy));
-      return copy;
-    };
-    auto X = wide(A);
-    auto const Q = wide(R);
-    auto product = backend.template matrix<double>(n, n);
-    if (!factor.unit) {
-      auto const L = wide(lower);
-      backend.template solve_lower<double>(L, Op::none, X, Fill::lower);
-      backend.copy(MatrixView<double const, B::space>(X), A);
-    }
-    backend.template multiply_lower<double>(Q, X, product);
-    backend.copy(MatrixView<double const, B::space>(product), MatrixView<T, B::space>(gradient));
-    return gradient;
-  }
-#endif
   if (!factor.unit) backend.template solve_lower<T>(lower, Op::none, A, Fill::lower);
   backend.template multiply_lower<T>(R, A, gradient);
   return gradient;

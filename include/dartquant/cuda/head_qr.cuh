@@ -135,7 +135,7 @@ struct OrthonormalizeHeads {
         state(head_state::largest_condition, head) = condition;
     }
     if (!good) return;
-    for_each_entry(thread, n, [&](int i, int j) { R(first + i, j) = W[i * stride + j]; });
+    for_each_entry<1>(thread, n, [&](int i, int j) { R(first + i, j) = W[i * stride + j]; });
     if (restart)
       latents.restart(
           thread, first, n, [&](int i, int j) { return W[i * stride + j]; }, L);
@@ -160,8 +160,8 @@ struct OrthonormalizeHeads {
     thread.synchronize();
     if (cholesky_block(thread, m.G, diagonal) >= 0) return false;
     if (number == 0) {
-      for_each_entry(thread, n,
-                     [&](int i, int j) { L(first + i, j) = j <= i ? static_cast<float>(m.G(i, j)) : 0; });
+      for_each_entry<1>(thread, n,
+                        [&](int i, int j) { L(first + i, j) = j <= i ? static_cast<float>(m.G(i, j)) : 0; });
     } else if (!drop) {  // U^T = U1^T U2^T
       multiply_factors(thread, size, m.G, L.rows(first, n), m.rows);
     }
@@ -200,11 +200,11 @@ struct MendHeads {
     double* const A = wide + head * wide_size(n);
     double *const Q = A + n * n, *const tau = Q + n * n, *const x = tau + n, *const y = x + n;
     auto* const word = reinterpret_cast<double*>(thread.shared());
-    for_each_entry(thread, n,
-                   [&](int i, int j) { A[i * n + j] = static_cast<double>(latents.Z(first + i, j)); });
+    for_each_entry<1>(thread, n,
+                      [&](int i, int j) { A[i * n + j] = static_cast<double>(latents.Z(first + i, j)); });
     householder_block(thread, n, A, Q, tau, word);
     auto const sign = [A, this](index_t k) { return A[k * n + k] < 0 ? -1.0 : 1.0; };
-    for_each_entry(thread, n, [&](int i, int j) {
+    for_each_entry<1>(thread, n, [&](int i, int j) {
       R(first + i, j) = static_cast<float>(sign(j) * Q[i * n + j]);
       L(first + i, j) = j <= i ? static_cast<float>(sign(j) * A[j * n + i]) : 0;
     });

@@ -38,7 +38,7 @@ struct DiagonalTiles {
   template <class Thread>
   DARTQUANT_DEVICE static void store(Thread const& thread, TileTriangle const& from,
                                      DeviceMatrixView<double> A) {
-    for_each_entry(thread, A.rows(), [&](int i, int j) { A(i, j) = j <= i ? from(i, j) : 0; });
+    for_each_entry<1>(thread, A.rows(), [&](int i, int j) { A(i, j) = j <= i ? from(i, j) : 0; });
   }
 };
 

@@ -78,7 +78,7 @@ DARTQUANT_DEVICE void gram_block(Thread const& thread, float const* W, TileTrian
       left[t] = tile < tiles ? (tile - down * (down + 1) / 2) * tile_order : 0;
     }
     TileSums sums[most] = {};
-#pragma unroll 2
+#pragma unroll 1
     for (int k = q; k < order; k += 4) {
       float const* const row = W + k * stride + r;
 #pragma unroll
