@@ -180,8 +180,8 @@ TEST_CASE("Gpu: factors of several blocks", "[gpu]") {
   Gpu const gpu;
   Cpu const cpu(2);
   for (index_t const n : {129, 700}) {  // 700: two leaves, the second of a block and a half
-    RowMatrix<double> const Z = gaussian<double>(n, n, 3) / std::sqrt(static_cast<double>(n)) +
-        2 * RowMatrix<double>::Identity(n, n);
+    RowMatrix<double> const Z =
+        gaussian<double>(n, n, 3) / std::sqrt(static_cast<double>(n)) + 2 * RowMatrix<double>::Identity(n, n);
     RowMatrix<double> G(n, n), L;
     cpu.gram<double>(Z, G);
     auto g = on_device(gpu, G);
