@@ -70,6 +70,12 @@ void Gpu::gather_rows(std::type_identity_t<DeviceMatrixView<T const>> X, VectorV
 }
 
 template <class T>
+void Gpu::set_diagonal(T value, std::type_identity_t<DeviceMatrixView<T>> A) const {
+  auto const scope = enter();
+  launch(stream(), element_grid(A.rows(), A.cols()), SetDiagonal<T>{value, A});
+}
+
+template <class T>
 void Gpu::skew_lower(std::type_identity_t<DeviceMatrixView<T>> A) const {
   detail::require(A.rows() == A.cols(), "[skew_lower] ", A.rows(), " x ", A.cols(),
                   ": a square matrix is needed");
@@ -109,6 +115,8 @@ template void Gpu::gather_rows<float>(DeviceMatrixView<float const>, VectorView<
                                       DeviceMatrixView<float>) const;
 template void Gpu::gather_rows<double>(DeviceMatrixView<double const>, VectorView<index_t const>,
                                        DeviceMatrixView<double>) const;
+template void Gpu::set_diagonal<float>(float, DeviceMatrixView<float>) const;
+template void Gpu::set_diagonal<double>(double, DeviceMatrixView<double>) const;
 template void Gpu::skew_lower<float>(DeviceMatrixView<float>) const;
 template void Gpu::skew_lower<double>(DeviceMatrixView<double>) const;
 template void clear_upper<float>(cudaStream_t, DeviceMatrixView<float>);

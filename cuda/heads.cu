@@ -6,6 +6,7 @@
 #include <dartquant/cuda/head_qr.cuh>
 #include <dartquant/cuda/head_steps.cuh>
 #include <dartquant/cuda/launch.cuh>
+#include <dartquant/cuda/tensor_core.cuh>
 
 namespace dartquant::cuda {
 namespace {
@@ -38,29 +39,37 @@ void Gpu::orthonormalize_heads(DeviceMatrixView<float> Z, DeviceMatrixView<float
   index_t const n = Z.cols(), heads = heads_of("orthonormalize_heads", Z.rows(), n, state.cols());
   int const blocks = static_cast<int>(heads);
   HeadStates<Space::device> const states{state};
-  std::size_t const bytes = BlockSpace::bytes(n);
-  bool const shared = fits_shared_memory(bytes);
-  auto workspace = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
   auto wide = matrix<double>(heads, MendHeads::wide_size(n));
   double const probe =
       20 * static_cast<double>(n) * static_cast<double>(std::numeric_limits<float>::epsilon());
+  HeadLatents const latents{Z, first, second};
   auto const scope = enter();
-  launch(stream(), {.blocks_x = blocks, .shared_bytes = shared ? bytes : 0},
-         OrthonormalizeHeads{limits, probe, {workspace.data()}, n, Z, R, L, states});
+  std::size_t const bytes = BlockSpace<true>::bytes(n);
+  if (fits_shared_memory(bytes)) {
+    launch(stream(), {.blocks_x = blocks, .shared_bytes = bytes},
+           OrthonormalizeHeads<true>{limits, probe, {nullptr}, n, latents, R, L, states});
+  } else {
+    auto workspace = matrix<std::byte>(heads, static_cast<index_t>(bytes));
+    launch(stream(), {.blocks_x = blocks},
+           OrthonormalizeHeads<false>{limits, probe, {workspace.data()}, n, latents, R, L, states});
+  }
   launch(stream(), {.blocks_x = blocks, .shared_bytes = MendHeads::shared_bytes},
-         MendHeads{n, Z, R, L, wide.data(), states});
-  launch(stream(), {.blocks_x = blocks}, RestartHeads{limits.restart, n, R, Z, L, first, second, states});
+         MendHeads{limits.restart, n, latents, R, L, wide.data(), states});
 }
 
 void Gpu::gradient_heads(DeviceMatrixView<float const> L, DeviceMatrixView<float> A,
                          DeviceMatrixView<double> state) const {
   index_t const n = A.cols(), heads = heads_of("gradient_heads", A.rows(), n, state.cols());
-  std::size_t const bytes = BlockSpace::bytes(n);
-  bool const shared = fits_shared_memory(bytes);
-  auto workspace = matrix<std::byte>(shared ? 0 : heads, static_cast<index_t>(bytes));
+  int const blocks = static_cast<int>(heads);
   auto const scope = enter();
-  launch(stream(), {.blocks_x = static_cast<int>(heads), .shared_bytes = shared ? bytes : 0},
-         GradientHeads{{workspace.data()}, n, L, A, {state}});
+  std::size_t const bytes = BlockSpace<true>::bytes(n);
+  if (fits_shared_memory(bytes)) {
+    launch(stream(), {.blocks_x = blocks, .shared_bytes = bytes},
+           GradientHeads<true>{{nullptr}, n, L, A, {state}});
+  } else {
+    auto workspace = matrix<std::byte>(heads, static_cast<index_t>(bytes));
+    launch(stream(), {.blocks_x = blocks}, GradientHeads<false>{{workspace.data()}, n, L, A, {state}});
+  }
 }
 
 void Gpu::close_epoch(DeviceMatrixView<double const> losses, DeviceMatrixView<float const> R,

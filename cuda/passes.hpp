@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <dartquant/core/backend.hpp>
 #include <dartquant/core/view.hpp>
 
 #include <cuda_runtime_api.h>
@@ -17,5 +18,18 @@ void transpose(cudaStream_t stream, DeviceMatrixView<From const> from, double co
 /// See TakeLowerFactor.
 void take_lower_factor(cudaStream_t stream, DeviceMatrixView<double const> packed, DeviceMatrixView<double> L,
                        double* signs);
+
+/// See FactorDiagonal.
+void factor_diagonal(cudaStream_t stream, DeviceMatrixView<double> G, DeviceMatrixView<double> inverse,
+                     index_t first, int* info);
+/// See InvertDiagonal.
+template <class T>
+void invert_diagonal(cudaStream_t stream, DeviceMatrixView<T const> L, DeviceMatrixView<T> V);
+/// See StartVector.
+void start_vector(cudaStream_t stream, VectorView<double, Space::device> x);
+/// y <- base + factor op(A) x, or with the lower triangle of A only. `base` null: zero.
+template <class T>
+void multiply_vector(cudaStream_t stream, DeviceMatrixView<T const> A, Op op, Fill fill, double const* x,
+                     double const* base, double factor, double* y);
 
 }  // namespace dartquant::cuda

@@ -159,6 +159,18 @@ void measure_step(Report& report, Gpu const& gpu, index_t channels, index_t rows
   report.add({name, ms, "ms", products, "its two products", 1 / 1.5});
 }
 
+/// The R2 of one layer, its heads of 128 together.
+void measure_layer(Report& report, Gpu const& gpu, index_t heads, index_t tokens) {
+  std::string const name = "R2 of a layer, " + std::to_string(heads) + " heads of 128";
+  if (!report.wants(name)) return;
+  auto const host = outlier_activations(tokens, heads * 128, 2);
+  Buffer<BFloat16> const staging(static_cast<std::size_t>(host.size()));
+  auto const X = upload(gpu, host, staging.data());
+  double const ms = wall_milliseconds(
+      gpu, 3, [&] { (void)calibrate_heads(gpu, X, heads, heads, CalibrationOptions<>{.seed = 1}); });
+  report.add({name, ms, "ms", 0, "", 0});
+}
+
 struct ModelShape {
   char const* name;
   index_t channels, layers, query_heads, kv_heads;
@@ -215,6 +227,7 @@ int run(int argc, char** argv) {
   measure_qr(report, gpu, quick ? 128 : 1024);
   measure_heads(report, gpu, quick ? 16 : 1024, 128);
   measure_step(report, gpu, quick ? 256 : 4096, quick ? 512 : 8192);
+  measure_layer(report, gpu, quick ? 2 : 32, quick ? 128 : 2048);
   if (quick) {
     measure_model(report, {"a small shape", 256, 2, 4, 2, 0}, 512, 128);
     return report.finish();

@@ -6,6 +6,8 @@
 #include <dartquant/calibrate/calibrate.hpp>
 #include <dartquant/calibrate/cayley.hpp>
 #include <dartquant/calibrate/procrustes.hpp>
+#include <dartquant/calibrate/qr_orth.hpp>
+#include <dartquant/transform/rotation.hpp>
 
 #include <cmath>
 #include <cstring>
@@ -89,6 +91,31 @@ TEST_CASE("calibration on a device: QR-Orth takes the steps of the CPU", "[gpu]"
   check_same(40, 16, CalibrationOptions<Uniformity, Adam>{.epochs = 3});
 }
 
+TEST_CASE("QR-Orth on a device: latents that one pass in FP32 would not do", "[gpu]") {
+  if (test::no_device()) return;
+  index_t const n = 60;
+  RowMatrix<double> const U = haar_rotation(n, 1), V = haar_rotation(n, 2);
+  for (double const condition : {5.0, 300.0, 2e4}) {
+    RowMatrix<double> scaled = U;
+    for (index_t j = 0; j < n; ++j)
+      scaled.col(j) *= std::pow(condition, -static_cast<double>(j) / static_cast<double>(n - 1));
+    RowMatrix<float> const Z = (scaled * V).cast<float>();
+    RowMatrix<double> const expected = qr_orth<float>(Cpu(1), Z).rotation.cast<double>();
+    for (auto const precision : {cuda::GramPrecision::float64, cuda::GramPrecision::float32}) {
+      Gpu const gpu(0, {.gram = precision});
+      auto const found = qr_orth<float>(gpu, on_device(gpu, Z));
+      RowMatrix<double> R(n, n);
+      gpu.copy(DeviceMatrixView<float const>(found.rotation), MatrixView<double>(R));
+      bool const wide = precision == cuda::GramPrecision::float64;
+      CAPTURE(condition, wide, found.condition, found.passes);
+      if (wide) CHECK(found.path == QrPath::cholesky);
+      if (wide) CHECK(found.passes == (condition > wide_one_pass_condition ? 2 : 1));
+      CHECK(orthogonality_ratio(R) < 30);
+      CHECK((R - expected).cwiseAbs().maxCoeff() < 2e-6 * condition);
+    }
+  }
+}
+
 TEST_CASE("calibration on a device: Procrustes and Cayley", "[gpu]") {
   if (test::no_device()) return;
   check_same(60, 16, CalibrationOptions<Whip, Procrustes>{.epochs = 3});
@@ -102,6 +129,7 @@ TEST_CASE("heads together: the losses of the heads one by one", "[gpu]") {
               CalibrationOptions<>{.epochs = 2, .batch_rows = 16, .row_scale = RowScale::unit_rms});
   check_heads(20, 2, 1, 9, CalibrationOptions<Uniformity, Adam>{.epochs = 3});
   check_heads(20, 2, 2, 8, CalibrationOptions<>{.epochs = 2, .qr_path = QrPath::householder});
+  check_heads(90, 2, 1, 70, CalibrationOptions<>{.epochs = 3, .seed = 2});  // several tiles, one not full
 }
 
 TEST_CASE("heads together: a step that is too long, and restarts of the latent", "[gpu]") {

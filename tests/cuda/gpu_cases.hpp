@@ -175,6 +175,50 @@ TEST_CASE("Gpu: Gram matrix, Cholesky factor and its condition number", "[gpu]")
   CHECK(gpu.cholesky(device).failed_pivot == 3);
 }
 
+TEST_CASE("Gpu: factors of several blocks", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  Cpu const cpu(2);
+  for (index_t const n : {129, 700}) {  // 700: two leaves, the second of a block and a half
+    RowMatrix<double> const Z =
+        gaussian<double>(n, n, 3) / std::sqrt(static_cast<double>(n)) + 2 * RowMatrix<double>::Identity(n, n);
+    RowMatrix<double> G(n, n), L;
+    cpu.gram<double>(Z, G);
+    auto g = on_device(gpu, G);
+    L = G;
+    REQUIRE(cpu.cholesky(L).ok());
+    REQUIRE(gpu.cholesky(g).ok());
+    CHECK(distance(on_host(gpu, g.view()), L) < 1e-11);
+    CHECK(gpu.condition_estimate(g.view()) ==
+          Approx(cpu.condition_estimate(MatrixView<double>(L))).epsilon(1e-6));
+    RowMatrix<double> const B = gaussian<double>(30, n, 6);
+    for (Op const op : {Op::none, Op::transpose}) {
+      RowMatrix<double> expected = B;
+      cpu.solve_lower<double>(L, op, expected);
+      auto b = on_device(gpu, B);
+      gpu.solve_lower<double>(g, op, b);
+      CHECK(distance(on_host(gpu, b.view()), expected) < 1e-11);
+    }
+    RowMatrix<double> product(30, n);
+    cpu.multiply_lower<double>(B, L, product);
+    auto const b = on_device(gpu, B);
+    auto c = gpu.matrix<double>(30, n);
+    gpu.multiply_lower<double>(b, g, c);
+    CHECK(distance(on_host(gpu, c.view()), product) < 1e-11);
+    G(n - 3, n - 3) = -1;
+    auto bad = on_device(gpu, G);
+    CHECK(gpu.cholesky(bad).failed_pivot == n - 3);
+  }
+}
+
+TEST_CASE("Gpu: a multiple of the identity", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const gpu;
+  auto a = gpu.matrix<float>(300, 20);  // of NaNs
+  gpu.set_diagonal(2.0f, a.view());
+  CHECK(on_host(gpu, a.view()) == 2 * RowMatrix<float>::Identity(300, 20));
+}
+
 TEST_CASE("Gpu: Householder QR", "[gpu]") {
   if (test::no_device()) return;
   Gpu const gpu;

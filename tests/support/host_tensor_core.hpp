@@ -52,6 +52,15 @@ void multiply(HostThread const& thread, Sum (&c)[4], std::uint32_t const (&a)[4]
 
 }  // namespace detail
 
+inline void multiply_doubles(HostThread const& thread, double (&c)[2], double a, double b) {
+  auto const lanes = thread.gather_warp(std::array<double, 2>{a, b});
+  int const r = thread.lane() / 4, q = thread.lane() % 4;
+  for (int i = 0; i < 2; ++i)
+    for (int k = 0; k < 4; ++k)
+      c[i] += lanes[static_cast<std::size_t>(4 * r + k)][0] *
+              lanes[static_cast<std::size_t>(4 * (2 * q + i) + k)][1];
+}
+
 inline void multiply_bytes(HostThread const& thread, int (&c)[4], std::uint32_t const (&a)[4],
                            std::uint32_t b0, std::uint32_t b1) {
   detail::multiply(thread, c, a, b0, b1, 4, [](std::uint32_t word, int k) -> int {

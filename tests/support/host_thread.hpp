@@ -99,6 +99,7 @@ class HostThread {
     if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<float>::quiet_NaN();
     return a > b || (a == b && !std::signbit(a)) ? a : b;
   }
+  static double inverse_root(double x) { return 1 / std::sqrt(x); }
   template <class T>
   static float to_float(T x) {
     return dartquant::to_float(x);

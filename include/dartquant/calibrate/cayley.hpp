@@ -81,8 +81,7 @@ class Descent<T, B, Objective, Cayley> {
         batch_(backend, options.objective, plan.batch_rows, channels_) {
     backend_.copy(start, View(Y_));
     orthonormalize(Y_);
-    RowMatrix<T> const zeros = RowMatrix<T>::Zero(channels_, channels_);
-    backend_.copy(MatrixView<T const>(zeros), View(V_));
+    backend_.template set_diagonal<T>(T(0), V_);
   }
 
   [[nodiscard]] double forward(ConstView X) { return batch_.loss(backend_, X, R_); }

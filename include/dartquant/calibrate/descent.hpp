@@ -109,22 +109,21 @@ class Descent {
     largest_condition_ = std::max(largest_condition_, factor_.condition);
     used_householder_ = used_householder_ || factor_.path == QrPath::householder;
     if (factor_.condition <= restart_condition) return;
-    RowMatrix<T> const identity = RowMatrix<T>::Identity(channels_, channels_);
     backend_.copy(ConstView(factor_.rotation), View(Z_));
-    backend_.copy(MatrixView<T const>(identity), View(factor_.lower));
+    backend_.template set_diagonal<T>(T(1), factor_.lower);
     factor_.condition = 1;
+    factor_.unit = true;
     reset_optimizer();
   }
 
   void reset_optimizer() {
-    RowMatrix<T> const zeros = RowMatrix<T>::Zero(channels_, channels_);
     if (Optimizer::state_count >= 1) {
       first_ = backend_.template matrix<T>(channels_, channels_);
-      backend_.copy(MatrixView<T const>(zeros), View(first_));
+      backend_.template set_diagonal<T>(T(0), first_);
     }
     if (Optimizer::state_count >= 2) {
       second_ = backend_.template matrix<T>(channels_, channels_);
-      backend_.copy(MatrixView<T const>(zeros), View(second_));
+      backend_.template set_diagonal<T>(T(0), second_);
     }
     optimizer_step_ = 0;
   }

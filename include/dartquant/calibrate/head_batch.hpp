@@ -120,7 +120,7 @@ class HeadBatch {
   void forward(ConstView X, States losses) {
     if (!fresh_) {
       bool const householder = options_.qr_path == QrPath::householder;
-      QrLimits const limits{one_pass_condition, householder ? 0 : two_pass_condition, restart_condition};
+      QrLimits const limits{wide_one_pass_condition, householder ? 0 : two_pass_condition, restart_condition};
       backend_.orthonormalize_heads(Z_, R_, L_, first_, second_, limits, state_);
       fresh_ = true;
     }

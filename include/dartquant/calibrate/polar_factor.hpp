@@ -50,8 +50,7 @@ class PolarIterate {
         next_(backend.template matrix<T>(n_, n_)),
         E_(backend.template matrix<T>(n_, n_)),
         identity_(backend.template matrix<T>(n_, n_)) {
-    RowMatrix<T> const ones = RowMatrix<T>::Identity(n_, n_);
-    backend_.copy(MatrixView<T const>(ones), View(identity_));
+    backend_.template set_diagonal<T>(T(1), identity_);
     backend_.copy(M, View(Q_));
     scale(1 / size);
   }

@@ -29,12 +29,15 @@ struct [[nodiscard]] QrOrth {
   typename B::template Matrix<T> lower;     ///< U^T [n, n], zeros above the diagonal
   QrPath path = QrPath::cholesky;           ///< the path that ran
   int passes = 1;                           ///< 2: CholeskyQR2
+  bool unit = false;                        ///< lower is the identity
   double condition = 1;                     ///< estimate of the condition number of Z (from below, see Cpu)
 };
 
 /// Up to this condition number one Cholesky pass in FP64 with the solve in T keeps |I - R^T R|_1 / (n eps)
 /// small.
 inline constexpr double one_pass_condition = 10;
+/// The same where the solve is in FP64 as well: what one pass leaves is about 2^-53 times the square of this.
+inline constexpr double wide_one_pass_condition = 1e3;
 /// Up to this one a second pass repairs it; beyond it the first pass may leave too little to repair.
 inline constexpr double two_pass_condition = 1e6;
 
@@ -55,19 +58,45 @@ template <class T, Backend B>
   return backend.template frobenius_norm<T>(residual) <= bound;
 }
 
-/// One pass of Cholesky QR: lower <- chol(Q^T Q) formed in FP64, Q <- Q lower^-T. False when a pivot fails.
-/// `limit` on the condition number, written to `condition`, is checked before Q is touched.
+/// Whether `backend` orthonormalises float latents wholly in FP64, because its FP64 is no slower.
 template <class T, Backend B>
-[[nodiscard]] bool cholesky_pass(B const& backend, MatrixView<T, B::space> Q, MatrixView<T, B::space> lower,
-                                 double limit, double& condition) {
+[[nodiscard]] bool solves_wide(B const& backend) {
+  if constexpr (std::is_same_v<T, float> && requires { backend.solves_wide(); }) return backend.solves_wide();
+  else return false;
+}
+
+/// One pass of Cholesky QR: lower <- chol(Q^T Q) formed in FP64, Q <- Q lower^-T, in the type of Q. False
+/// when a pivot fails. `limit` on the condition number, written to `condition`, is checked before Q is
+/// touched.
+template <class T, class Wide, Backend B>
+[[nodiscard]] bool cholesky_pass(B const& backend, MatrixView<Wide, B::space> Q,
+                                 MatrixView<T, B::space> lower, double limit, double& condition) {
   auto factor = backend.template matrix<double>(Q.rows(), Q.rows());
   MatrixView<double, B::space> const wide = factor;
-  backend.template gram<T>(Q, wide);
+  backend.template gram<Wide>(Q, wide);
   if (!backend.cholesky(wide).ok()) return false;
   backend.copy(wide, lower);
   condition = backend.condition_estimate(lower);
   if (!(condition <= limit)) return false;
-  backend.template solve_lower<T>(lower, Op::transpose, Q, Fill::full);
+  if constexpr (std::is_same_v<Wide, T>) backend.template solve_lower<T>(lower, Op::transpose, Q, Fill::full);
+  else backend.template solve_lower<Wide>(wide, Op::transpose, Q, Fill::full);
+  return true;
+}
+
+/// One or two passes on Q. False when they cannot keep their promise.
+template <class T, class Wide, Backend B>
+[[nodiscard]] bool cholesky_passes(B const& backend, MatrixView<Wide, B::space> Q, double one_pass,
+                                   QrOrth<B, T>& factor) {
+  MatrixView<T, B::space> const lower = factor.lower;
+  if (!cholesky_pass<T, Wide>(backend, Q, lower, two_pass_condition, factor.condition)) return false;
+  if (factor.condition <= one_pass) return true;
+  auto first = backend.template matrix<T>(Q.rows(), Q.rows()),
+       second = backend.template matrix<T>(Q.rows(), Q.rows());
+  backend.copy(lower, MatrixView<T, B::space>(first));
+  double left = 1;  // what the first pass left of the condition number
+  if (!cholesky_pass<T, Wide>(backend, Q, second, one_pass, left)) return false;
+  backend.template multiply_lower<T>(first, second, lower);  // U^T = U1^T U2^T
+  factor.passes = 2;
   return true;
 }
 
@@ -75,17 +104,16 @@ template <class T, Backend B>
 template <class T, Backend B>
 [[nodiscard]] bool orthonormalize_by_cholesky(B const& backend, MatrixView<T const, B::space> Z,
                                               QrOrth<B, T>& factor) {
-  MatrixView<T, B::space> const Q = factor.rotation, lower = factor.lower;
-  backend.copy(Z, Q);
-  if (!cholesky_pass<T>(backend, Q, lower, two_pass_condition, factor.condition)) return false;
-  if (factor.condition > one_pass_condition) {
-    auto first = backend.template matrix<T>(Z.rows(), Z.rows()),
-         second = backend.template matrix<T>(Z.rows(), Z.rows());
-    backend.copy(lower, MatrixView<T, B::space>(first));
-    double left = 1;  // what the first pass left of the condition number
-    if (!cholesky_pass<T>(backend, Q, second, one_pass_condition, left)) return false;
-    backend.template multiply_lower<T>(first, second, lower);  // U^T = U1^T U2^T
-    factor.passes = 2;
+  MatrixView<T, B::space> const Q = factor.rotation;
+  if (solves_wide<T>(backend)) {
+    auto space = backend.template matrix<double>(Z.rows(), Z.rows());
+    MatrixView<double, B::space> const wide = space;
+    backend.copy(Z, wide);
+    if (!cholesky_passes<T, double>(backend, wide, wide_one_pass_condition, factor)) return false;
+    backend.copy(wide, Q);
+  } else {
+    backend.copy(Z, Q);
+    if (!cholesky_passes<T, T>(backend, Q, one_pass_condition, factor)) return false;
   }
   factor.path = QrPath::cholesky;
   return passes_orthogonality_probe<T>(backend, Q);
@@ -95,12 +123,12 @@ template <class T, Backend B>
 
 /// R = qr(Z).Q with diag(U) > 0, for square Z [n, n] in T = float or double. The Cholesky path takes its Gram
 /// matrix and factor in FP64 (Yamamoto et al. 2015 with wide accumulation): one pass up to
-/// `one_pass_condition`, two up to `two_pass_condition`. Its pivots, condition estimate and a probe of the
-/// result are checked every time; where one fails, automatic goes on to Householder. Both paths give the same
-/// R up to rounding. A rank-deficient Z gives an orthogonal R and a U with zeros on its diagonal (condition
-/// infinite): there is no gradient then. Errors: InvalidArgument when Z is empty, not square or not finite;
-/// Error(numerics) on QrPath::cholesky only. Cost: n^3 (FP64) + n^3 / 3 (FP64) + n^3 per pass, nearly all in
-/// products.
+/// `one_pass_condition` (or `wide_one_pass_condition`), two up to `two_pass_condition`. Its pivots, condition
+/// estimate and a probe of the result are checked every time; where one fails, automatic goes on to
+/// Householder. Both paths give the same R up to rounding. A rank-deficient Z gives an orthogonal R and a U
+/// with zeros on its diagonal (condition infinite): there is no gradient then. Errors: InvalidArgument when Z
+/// is empty, not square or not finite; Error(numerics) on QrPath::cholesky only. Cost: n^3 (FP64) + n^3 / 3
+/// (FP64) + n^3 per pass, nearly all in products.
 template <class T, Backend B>
 QrOrth<B, T> qr_orth(B const& backend, std::type_identity_t<MatrixView<T const, B::space>> Z,
                      QrPath path = QrPath::automatic) {
@@ -135,7 +163,7 @@ template <class T, Backend B>
   MatrixView<T const, B::space> const R = factor.rotation, lower = factor.lower;
   auto gradient = backend.template matrix<T>(n, n);
   backend.template skew_lower<T>(A);
-  backend.template solve_lower<T>(lower, Op::none, A, Fill::lower);
+  if (!factor.unit) backend.template solve_lower<T>(lower, Op::none, A, Fill::lower);
   backend.template multiply_lower<T>(R, A, gradient);
   return gradient;
 }

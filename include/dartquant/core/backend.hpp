@@ -96,6 +96,7 @@ struct AnyBody {
 /// | condition_estimate(L) | estimate of the 2-norm condition number of a lower triangle |
 /// | solve_lower(L, op, B, fill) | B <- B op(L)^-1 |
 /// | multiply_lower(A, L, C) | C <- A L, L lower triangular |
+/// | set_diagonal(value, A) | A <- value I |
 /// | skew_lower(A) | A <- strictly_lower(A - A^T) |
 /// | householder_qr(Z, Q, L) | Z = Q L^T, diag(L) >= 0 |
 /// | objective(f, O, slope) | mean over rows of f, and its derivative by O |
@@ -118,6 +119,7 @@ concept Backend = requires(B const& backend, index_t size, MatrixView<float cons
   { backend.condition_estimate(A) } -> std::convertible_to<double>;
   backend.template solve_lower<float>(A, Op::transpose, C, Fill::full);
   backend.template multiply_lower<float>(A, A, C);
+  backend.template set_diagonal<float>(1.0f, C);
   backend.template skew_lower<float>(C);
   backend.template householder_qr<float>(A, C, G);
   { backend.template objective<float>(detail::AnyObjective{}, A, C) } -> std::convertible_to<double>;

@@ -141,6 +141,10 @@ class Cpu {
                       std::type_identity_t<MatrixView<T const>> L,
                       std::type_identity_t<MatrixView<T>> C) const;
 
+  /// A <- value I, of any shape.
+  template <class T>
+  void set_diagonal(T value, std::type_identity_t<MatrixView<T>> A) const;
+
   /// A <- strictly_lower(A - A^T), zeros elsewhere.
   template <class T>
   void skew_lower(std::type_identity_t<MatrixView<T>> A) const;

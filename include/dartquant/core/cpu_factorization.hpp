@@ -244,6 +244,14 @@ void Cpu::multiply_lower(std::type_identity_t<MatrixView<T const>> A,
 }
 
 template <class T>
+void Cpu::set_diagonal(T value, std::type_identity_t<MatrixView<T>> A) const {
+  for (index_t i = 0; i < A.rows(); ++i) {
+    std::fill(A.row(i).begin(), A.row(i).end(), T(0));
+    if (i < A.cols()) A(i, i) = value;
+  }
+}
+
+template <class T>
 void Cpu::skew_lower(std::type_identity_t<MatrixView<T>> A) const {
   detail::require(A.rows() == A.cols(), "[skew_lower] ", A.rows(), " x ", A.cols(),
                   ": a square matrix is needed");

@@ -36,6 +36,8 @@ DARTQUANT_COMPILED template void Cpu::multiply_lower<float>(MatrixView<float con
 DARTQUANT_COMPILED template void Cpu::multiply_lower<double>(MatrixView<double const>,
                                                              MatrixView<double const>,
                                                              MatrixView<double>) const;
+DARTQUANT_COMPILED template void Cpu::set_diagonal<float>(float, MatrixView<float>) const;
+DARTQUANT_COMPILED template void Cpu::set_diagonal<double>(double, MatrixView<double>) const;
 DARTQUANT_COMPILED template void Cpu::skew_lower<float>(MatrixView<float>) const;
 DARTQUANT_COMPILED template void Cpu::skew_lower<double>(MatrixView<double>) const;
 DARTQUANT_COMPILED template void Cpu::householder_qr<float>(MatrixView<float const>, MatrixView<float>,

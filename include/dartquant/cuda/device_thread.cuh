@@ -88,6 +88,9 @@ class DeviceThread {
     return larger;
   }
 
+  /// 1 / sqrt(x), to the last bit or two.
+  __device__ static double inverse_root(double x) { return rsqrt(x); }
+
   /// Conversions by the hardware; the same values as core/half.hpp.
   __device__ static float to_float(float x) { return x; }
   __device__ static float to_float(Half x) { return __half2float(__ushort_as_half(x.bits)); }

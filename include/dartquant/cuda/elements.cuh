@@ -92,6 +92,20 @@ struct GatherRows {
   }
 };
 
+/// A <- value I.
+template <class T>
+struct SetDiagonal {
+  static constexpr int threads = element_threads;
+  T value;
+  DeviceMatrixView<T> A;
+
+  template <class Thread>
+  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    for_each_element(thread, A.rows(), A.cols(),
+                     [&](index_t row, index_t col) { A(row, col) = row == col ? value : T(0); });
+  }
+};
+
 /// Zeros above the diagonal of a square matrix.
 template <class T>
 struct ClearUpper {

@@ -123,6 +123,8 @@ class Gpu {
   template <class T>
   void gram(std::type_identity_t<DeviceMatrixView<T const>> Z, DeviceMatrixView<double> G) const;
   [[nodiscard]] CholeskyStatus cholesky(DeviceMatrixView<double> G) const;
+  /// Whether latents are orthonormalised wholly in FP64: see GramPrecision.
+  [[nodiscard]] bool solves_wide() const;
   template <class T>
   [[nodiscard]] double condition_estimate(DeviceMatrixView<T> L) const;
   template <class T>
@@ -132,6 +134,8 @@ class Gpu {
   void multiply_lower(std::type_identity_t<DeviceMatrixView<T const>> A,
                       std::type_identity_t<DeviceMatrixView<T const>> L,
                       std::type_identity_t<DeviceMatrixView<T>> C) const;
+  template <class T>
+  void set_diagonal(T value, std::type_identity_t<DeviceMatrixView<T>> A) const;
   template <class T>
   void skew_lower(std::type_identity_t<DeviceMatrixView<T>> A) const;
   template <class T>

@@ -38,9 +38,10 @@ struct GatherHeads {
 };
 
 /// A <- strictly_lower(A - A^T) L^-1, and the norms of A before and after. One block per head.
+template <bool in_shared>
 struct GradientHeads {
   static constexpr int threads = head_threads;
-  BlockSpace space;
+  BlockSpace<in_shared> space;
   index_t n;
   DeviceMatrixView<float const> L;
   DeviceMatrixView<float> A;
@@ -50,20 +51,32 @@ struct GradientHeads {
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     index_t const head = thread.block_x(), first = head * n;
     if (state(head_state::going, head) == 0) return;
-    auto const parts = space.of(thread, n);
-    auto* const lower = reinterpret_cast<float*>(parts.triangle);
-    float* const W = parts.W;
-    double* const word = parts.vectors;
+    auto const parts = BlockSpace<in_shared>::layout(n);
+    std::byte* const memory = space.of(thread, parts);
+    int const order = parts.count * tile_order, stride = square_stride(order), size = static_cast<int>(n);
+    TileTriangle const lower{reinterpret_cast<double*>(memory), parts.count};
+    auto* const W = reinterpret_cast<float*>(memory + parts.square);
+    auto* const word = reinterpret_cast<double*>(memory + parts.vectors);
     double whole = 0, norm = 0;
-    for_each_entry(thread, n, [&](index_t i, index_t j) {
-      double const value = static_cast<double>(A(first + i, j));
-      whole += value * value;
-      W[i * (n + 1) + j] = j < i ? A(first + i, j) - A(first + j, i) : 0;
-      if (j <= i) lower[packed(i, j)] = L(first + i, j);
+    for_each_entry(thread, order, [&](int i, int j) {
+      bool const inside = i < size && j < size;
+      float const value = W[i * stride + j] = inside ? A(first + i, j) : 0;
+      whole += static_cast<double>(value) * static_cast<double>(value);
+      if (j / tile_order <= i / tile_order)
+        lower(i, j) = inside ? (j <= i ? static_cast<double>(L(first + i, j)) : 0) : (i == j ? 1 : 0);
     });
-    solve_block<false>(thread, n, lower, W);
-    for_each_entry(thread, n, [&](index_t i, index_t j) {
-      float const value = A(first + i, j) = W[i * (n + 1) + j];
+    thread.synchronize();
+    for_each_entry(thread, order, [&](int i, int j) {
+      if (j < i) W[i * stride + j] -= W[j * stride + i];
+    });
+    thread.synchronize();
+    for_each_entry(thread, order, [&](int i, int j) {
+      if (j >= i) W[i * stride + j] = 0;
+    });
+    invert_block(thread, lower);
+    multiply_block<false>(thread, W, lower);
+    for_each_entry(thread, n, [&](int i, int j) {
+      float const value = A(first + i, j) = W[i * stride + j];
       norm += static_cast<double>(value) * static_cast<double>(value);
     });
     whole = block_sum(thread, whole, word);
@@ -110,7 +123,7 @@ struct PrepareHeads {
   }
 };
 
-/// An optimizer's step for the heads that are going.
+/// An optimizer's step for the heads that are going. The grid is that of element_grid; a warp has whole rows.
 template <class Rule>
 struct UpdateHeads {
   static constexpr int threads = element_threads;
@@ -122,42 +135,20 @@ struct UpdateHeads {
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
-    for_each_element(thread, value.rows(), n, [&](index_t row, index_t col) {
-      index_t const head = row / n;
-      if (state(head_state::going, head) == 0) return;
-      float unused_first = 0, unused_second = 0;
-      float& a = first.rows() > 0 ? first(row, col) : unused_first;
-      float& b = second.rows() > 0 ? second(row, col) : unused_second;
-      rule.update(gradient(row, col), static_cast<float>(state(head_state::step_rate, head)), value(row, col),
-                  a, b);
-    });
-  }
-};
-
-/// Z <- R, L <- I and zeros in the optimizer's state where the latent's condition is above `limit`. One block
-/// per head.
-struct RestartHeads {
-  static constexpr int threads = head_threads;
-  double limit;
-  index_t n;
-  DeviceMatrixView<float const> R;
-  DeviceMatrixView<float> Z, L, first, second;
-  HeadStates<Space::device> state;
-
-  template <class Thread>
-  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
-    index_t const head = thread.block_x(), top = head * n;
-    if (state(head_state::going, head) == 0 || !(state(head_state::condition, head) > limit)) return;
-    for_each_entry(thread, n, [&](index_t i, index_t j) {
-      Z(top + i, j) = R(top + i, j);
-      L(top + i, j) = i == j ? 1.0f : 0.0f;
-      if (first.rows() > 0) first(top + i, j) = 0;
-      if (second.rows() > 0) second(top + i, j) = 0;
-    });
-    thread.synchronize();
-    if (thread.index() == 0) {
-      state(head_state::condition, head) = 1;
-      state(head_state::steps, head) = 0;
+    int const order = static_cast<int>(n);
+    for (int i = thread.warp(); i < element_rows; i += threads / 32) {
+      index_t const row = static_cast<index_t>(thread.block_x()) * element_rows + i;
+      if (row >= value.rows()) return;
+      int const head = static_cast<int>(row) / order;
+      if (state(head_state::going, head) == 0) continue;
+      float const rate = static_cast<float>(state(head_state::step_rate, head));
+#pragma unroll 4
+      for (int col = thread.lane(); col < order; col += 32) {
+        float unused_first = 0, unused_second = 0;
+        float& a = first.rows() > 0 ? first(row, col) : unused_first;
+        float& b = second.rows() > 0 ? second(row, col) : unused_second;
+        rule.update(gradient(row, col), rate, value(row, col), a, b);
+      }
     }
   }
 };
@@ -177,7 +168,7 @@ struct CloseEpoch {
     if (state(head_state::going, head) == 0) return;
     double const value = loss(0, head);
     bool const better = value < state(head_state::best_loss, head);
-    if (better) for_each_entry(thread, n, [&](index_t i, index_t j) { best(top + i, j) = R(top + i, j); });
+    if (better) for_each_entry(thread, n, [&](int i, int j) { best(top + i, j) = R(top + i, j); });
     thread.synchronize();
     if (thread.index() == 0) {
       state(head_state::epochs, head) += 1;

@@ -80,6 +80,18 @@ __device__ inline void multiply_floats(DeviceThread const&, BFloat16, float (&c)
 #endif
 }
 
+/// c [8, 8] += a [8, 4] b [4, 8] of doubles: lane 4 r + q has a of row r and column q, b of row q and column
+/// r, c of row r and columns 2 q, 2 q + 1.
+__device__ inline void multiply_doubles(DeviceThread const&, double (&c)[2], double a, double b) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1},{%2},{%3},{%0,%1};"
+      : "+d"(c[0]), "+d"(c[1])
+      : "d"(a), "d"(b));
+#else
+  __trap();
+#endif
+}
+
 /// a - b of two 16-bit floats in a word.
 __device__ inline std::uint32_t subtract_pair(DeviceThread const&, Half, std::uint32_t a, std::uint32_t b) {
   std::uint32_t difference = 0;

@@ -2,7 +2,6 @@
 // The calls of cuBLAS that DartQuant::cuda makes, in plain column-major loops. Only the cases it uses.
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "cuda/fake/device.hpp"
 
@@ -61,105 +60,23 @@ cublasStatus_t gemm(cublasHandle_t blas, cublasOperation_t op_a, cublasOperation
 template <class T>
 cublasStatus_t syrk(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op, int n, int k,
                     T const* alpha, T const* a, int lda, T const* beta, T* c, int ldc) {
-  demand(uplo == CUBLAS_FILL_MODE_UPPER && op == CUBLAS_OP_N && *alpha == T(1) && *beta == T(0),
-         "syrk: a case that is not imitated");
-  demand_matrix("syrk A", a, n, k, lda);
+  demand(uplo == CUBLAS_FILL_MODE_UPPER, "syrk: a case that is not imitated");
+  bool const transposed = op == CUBLAS_OP_T;
+  demand_matrix("syrk A", a, transposed ? k : n, transposed ? n : k, lda);
   demand_matrix("syrk C", c, n, n, ldc);
-  fake::enqueue(blas->stream, [=] {
+  fake::enqueue(blas->stream, [=, alpha = *alpha, beta = *beta] {
     Columns<T const> const A{a, lda};
     Columns<T> const C{c, ldc};
     for (int j = 0; j < n; ++j)
       for (int i = 0; i <= j; ++i) {
         double sum = 0;
-        for (int p = 0; p < k; ++p) sum += static_cast<double>(A(i, p)) * static_cast<double>(A(j, p));
-        C(i, j) = static_cast<T>(sum);
+        for (int p = 0; p < k; ++p)
+          sum += static_cast<double>(transposed ? A(p, i) : A(i, p)) *
+                 static_cast<double>(transposed ? A(p, j) : A(j, p));
+        T const product = static_cast<T>(static_cast<double>(alpha) * sum);
+        C(i, j) = beta == T(0) ? product : product + beta * C(i, j);
       }
   });
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-/// x <- op(U)^-1 x.
-template <class T>
-void solve(Columns<T const> const& U, cublasOperation_t op, int n, T* x) {
-  for (int step = 0; step < n; ++step) {
-    int const i = op == CUBLAS_OP_N ? n - 1 - step : step;
-    double sum = static_cast<double>(x[i]);
-    for (int p = 0; p < n; ++p) {
-      if (op == CUBLAS_OP_N && p > i) sum -= static_cast<double>(U(i, p)) * static_cast<double>(x[p]);
-      if (op == CUBLAS_OP_T && p < i) sum -= static_cast<double>(U(p, i)) * static_cast<double>(x[p]);
-    }
-    x[i] = static_cast<T>(sum / static_cast<double>(U(i, i)));
-  }
-}
-/// y <- op(U) x.
-template <class T>
-void multiply(Columns<T const> const& U, cublasOperation_t op, int n, T const* x, T* y) {
-  for (int i = 0; i < n; ++i) {
-    double sum = 0;
-    for (int p = 0; p < n; ++p) {
-      if (op == CUBLAS_OP_N && p >= i) sum += static_cast<double>(U(i, p)) * static_cast<double>(x[p]);
-      if (op == CUBLAS_OP_T && p <= i) sum += static_cast<double>(U(p, i)) * static_cast<double>(x[p]);
-    }
-    y[i] = static_cast<T>(sum);
-  }
-}
-
-void demand_upper(cublasFillMode_t uplo, cublasDiagType_t diag) {
-  demand(uplo == CUBLAS_FILL_MODE_UPPER && diag == CUBLAS_DIAG_NON_UNIT, "a triangle that is not imitated");
-}
-
-template <class T>
-cublasStatus_t trsm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t op,
-                    cublasDiagType_t diag, int m, int n, T const* alpha, T const* a, int lda, T* b, int ldb) {
-  demand(side == CUBLAS_SIDE_LEFT && *alpha == T(1), "trsm: a case that is not imitated");
-  demand_upper(uplo, diag);
-  demand_matrix("trsm A", a, m, m, lda);
-  demand_matrix("trsm B", b, m, n, ldb);
-  fake::enqueue(blas->stream, [=] {
-    for (int j = 0; j < n; ++j) solve<T>({a, lda}, op, m, b + static_cast<std::ptrdiff_t>(j) * ldb);
-  });
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-template <class T>
-cublasStatus_t trmm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t op,
-                    cublasDiagType_t diag, int m, int n, T const* alpha, T const* a, int lda, T const* b,
-                    int ldb, T* c, int ldc) {
-  demand(side == CUBLAS_SIDE_LEFT && *alpha == T(1), "trmm: a case that is not imitated");
-  demand_upper(uplo, diag);
-  demand_matrix("trmm A", a, m, m, lda);
-  demand_matrix("trmm B", b, m, n, ldb);
-  demand_matrix("trmm C", c, m, n, ldc);
-  fake::enqueue(blas->stream, [=] {
-    for (int j = 0; j < n; ++j)
-      multiply<T>({a, lda}, op, m, b + static_cast<std::ptrdiff_t>(j) * ldb,
-                  c + static_cast<std::ptrdiff_t>(j) * ldc);
-  });
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-template <class T>
-cublasStatus_t trmv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op, cublasDiagType_t diag,
-                    int n, T const* a, int lda, T* x, int step) {
-  demand(step == 1, "trmv: a case that is not imitated");
-  demand_upper(uplo, diag);
-  demand_matrix("trmv A", a, n, n, lda);
-  demand_matrix("trmv x", x, n, 1, n);
-  fake::enqueue(blas->stream, [=] {
-    std::vector<T> const copy(x, x + n);
-    multiply<T>({a, lda}, op, n, copy.data(), x);
-  });
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-template <class T>
-cublasStatus_t trsv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op, cublasDiagType_t diag,
-                    int n, T const* a, int lda, T* x, int step) {
-  demand(step == 1, "trsv: a case that is not imitated");
-  demand_upper(uplo, diag);
-  demand_matrix("trsv A", a, n, n, lda);
-  demand_matrix("trsv x", x, n, 1, n);
-  fake::enqueue(blas->stream, [=] { solve<T>({a, lda}, op, n, x); });
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -228,46 +145,10 @@ cublasStatus_t cublasSsyrk(cublasHandle_t blas, cublasFillMode_t uplo, cublasOpe
                            int ldc) {
   return syrk(blas, uplo, op, n, k, alpha, a, lda, beta, c, ldc);
 }
-cublasStatus_t cublasStrsm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo,
-                           cublasOperation_t op, cublasDiagType_t diag, int m, int n, float const* alpha,
-                           float const* a, int lda, float* b, int ldb) {
-  return trsm(blas, side, uplo, op, diag, m, n, alpha, a, lda, b, ldb);
-}
-cublasStatus_t cublasStrmm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo,
-                           cublasOperation_t op, cublasDiagType_t diag, int m, int n, float const* alpha,
-                           float const* a, int lda, float const* b, int ldb, float* c, int ldc) {
-  return trmm(blas, side, uplo, op, diag, m, n, alpha, a, lda, b, ldb, c, ldc);
-}
-cublasStatus_t cublasStrmv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op,
-                           cublasDiagType_t diag, int n, float const* a, int lda, float* x, int step) {
-  return trmv(blas, uplo, op, diag, n, a, lda, x, step);
-}
-cublasStatus_t cublasStrsv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op,
-                           cublasDiagType_t diag, int n, float const* a, int lda, float* x, int step) {
-  return trsv(blas, uplo, op, diag, n, a, lda, x, step);
-}
 cublasStatus_t cublasDsyrk(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op, int n, int k,
                            double const* alpha, double const* a, int lda, double const* beta, double* c,
                            int ldc) {
   return syrk(blas, uplo, op, n, k, alpha, a, lda, beta, c, ldc);
-}
-cublasStatus_t cublasDtrsm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo,
-                           cublasOperation_t op, cublasDiagType_t diag, int m, int n, double const* alpha,
-                           double const* a, int lda, double* b, int ldb) {
-  return trsm(blas, side, uplo, op, diag, m, n, alpha, a, lda, b, ldb);
-}
-cublasStatus_t cublasDtrmm(cublasHandle_t blas, cublasSideMode_t side, cublasFillMode_t uplo,
-                           cublasOperation_t op, cublasDiagType_t diag, int m, int n, double const* alpha,
-                           double const* a, int lda, double const* b, int ldb, double* c, int ldc) {
-  return trmm(blas, side, uplo, op, diag, m, n, alpha, a, lda, b, ldb, c, ldc);
-}
-cublasStatus_t cublasDtrmv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op,
-                           cublasDiagType_t diag, int n, double const* a, int lda, double* x, int step) {
-  return trmv(blas, uplo, op, diag, n, a, lda, x, step);
-}
-cublasStatus_t cublasDtrsv(cublasHandle_t blas, cublasFillMode_t uplo, cublasOperation_t op,
-                           cublasDiagType_t diag, int n, double const* a, int lda, double* x, int step) {
-  return trsv(blas, uplo, op, diag, n, a, lda, x, step);
 }
 
 }  // extern "C"

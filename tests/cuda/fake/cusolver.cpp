@@ -20,23 +20,6 @@ void demand(bool condition) {
   if (!condition) throw std::logic_error("[fake cusolver] a case that is not imitated");
 }
 
-/// U^T U = A in the upper triangle. 0, or the number from 1 of the pivot that failed.
-int potrf(double* a, std::int64_t n, std::int64_t ld) {
-  for (std::int64_t j = 0; j < n; ++j) {
-    for (std::int64_t i = 0; i <= j; ++i) {
-      double sum = a[i + j * ld];
-      for (std::int64_t k = 0; k < i; ++k) sum -= a[k + i * ld] * a[k + j * ld];
-      if (i < j) {
-        a[i + j * ld] = sum / a[i + i * ld];
-      } else {
-        if (!(sum > 0)) return static_cast<int>(j + 1);
-        a[j + j * ld] = std::sqrt(sum);
-      }
-    }
-  }
-  return 0;
-}
-
 /// Reflectors I - tau v v^T, v(k) = 1, below the diagonal; R on and above it.
 void geqrf(double* a, std::int64_t n, std::int64_t ld, double* tau) {
   for (std::int64_t k = 0; k < n; ++k) {
@@ -98,25 +81,6 @@ cusolverStatus_t cusolverDnCreateParams(cusolverDnParams_t* params) {
 }
 cusolverStatus_t cusolverDnDestroyParams(cusolverDnParams_t params) {
   delete reinterpret_cast<int*>(params);
-  return CUSOLVER_STATUS_SUCCESS;
-}
-cusolverStatus_t cusolverDnXpotrf_bufferSize(cusolverDnHandle_t, cusolverDnParams_t, cublasFillMode_t,
-                                             std::int64_t, cudaDataType, void const*, std::int64_t,
-                                             cudaDataType, std::size_t* on_device, std::size_t* on_host) {
-  *on_device = 40;
-  *on_host = 24;
-  return CUSOLVER_STATUS_SUCCESS;
-}
-cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t solver, cusolverDnParams_t, cublasFillMode_t uplo,
-                                  std::int64_t n, cudaDataType type, void* a, std::int64_t ld, cudaDataType,
-                                  void* space, std::size_t bytes, void* host_space, std::size_t host_bytes,
-                                  int* info) {
-  demand(uplo == CUBLAS_FILL_MODE_UPPER && type == CUDA_R_64F && bytes == 40 && host_bytes == 24 &&
-         host_space != nullptr && ld >= n);
-  fake::require_device_memory("potrf", space, bytes);
-  fake::require_device_memory("potrf", a, static_cast<std::size_t>((n - 1) * ld + n) * sizeof(double));
-  fake::require_device_memory("potrf", info, sizeof(int));
-  fake::enqueue(solver->stream, [=] { *info = potrf(static_cast<double*>(a), n, ld); });
   return CUSOLVER_STATUS_SUCCESS;
 }
 cusolverStatus_t cusolverDnXgeqrf_bufferSize(cusolverDnHandle_t, cusolverDnParams_t, std::int64_t,
