@@ -24,11 +24,13 @@ enum class WgmmaSums {
 /// only their first operand from registers, so weights are the first (rows = outputs): they arrive as
 /// nibbles and become bytes in registers. Activations are the second, staged as bytes in the order `blocks`.
 ///
-/// A block computes 128 out_blocks outputs x 128 tokens: two warpgroups, each 64 out_blocks outputs. Weights
-/// are half as long as activations, so the wide side of the block is theirs. The block goes through stages of
-/// 128 channels, of which `ahead` are under way: weights by copies that each thread makes and reads alone,
-/// activations by bulk copies of the first warp, with two barriers per stage that count what has arrived and
-/// who has finished.
+/// A block computes 128 out_blocks outputs x 128 tokens: two warpgroups, each 64 out_blocks outputs. A thread
+/// reads the nibbles that it needs itself from global memory, a stage of 128 channels ahead of their use.
+/// Activations go through a ring of stages in shared memory, `ahead` of them under way: bulk copies of the
+/// first warp, with two barriers per stage that count what has arrived and who has finished.
+///
+/// What bounds it: per stage of 1024 cycles of the tensor cores 16 KiB of nibbles and 16 KiB of activations
+/// from the L2 cache, and 64 KiB that the instructions read from shared memory.
 ///
 /// whole: the weights of a stage become bytes while the instructions of the stage before run. stages: both
 /// blocks of outputs of a warpgroup use one set of integers in turn; while one warpgroup scales, the other
@@ -37,19 +39,18 @@ template <WgmmaSums Sums>
 struct MultiplyWgmma {
   static constexpr int threads = 256, warps = threads / 32;
   static constexpr int out_blocks = Sums == WgmmaSums::groups ? 1 : 2;
-  static constexpr int stages = 7, ahead = 4;
+  static constexpr int stages = 12, ahead = 8;
   static constexpr int block_outputs = 128 * out_blocks, block_panels = block_outputs / 16,
                        block_tokens = 128;
-  static constexpr int weight_bytes = block_panels * 1024, x_bytes = 16384;
-  static constexpr int stage_bytes = weight_bytes + x_bytes;
-  static constexpr int barrier_bytes = 128, scale_bytes = 4 * block_tokens;
+  static constexpr int x_bytes = 16384, scale_bytes = Sums == WgmmaSums::stages ? 4 * block_outputs : 0;
+  static constexpr int barrier_bytes = 256, token_bytes = 4 * block_tokens;
   IntProduct p;
   StagedLayout staged;
 
   [[nodiscard]] static Grid grid(IntProduct const& p) {
     return {.blocks_x = (p.y.out + block_outputs - 1) / block_outputs,
             .blocks_y = (p.y.tokens + block_tokens - 1) / block_tokens,
-            .shared_bytes = barrier_bytes + scale_bytes + stages * stage_bytes};
+            .shared_bytes = barrier_bytes + token_bytes + stages * (x_bytes + scale_bytes)};
   }
 
   template <class Thread>
@@ -76,7 +77,9 @@ struct MultiplyWgmma {
       }
     }
   };
-  /// Weights of 64 outputs x 128 channels as bytes: four steps of 32 channels.
+  /// Weights of 64 outputs x 128 channels of a warpgroup: nibbles of two tiles, and bytes, four steps of 32
+  /// channels.
+  using Nibbles = Words4[2];
   using Operand = std::uint32_t[4][4];
 
   template <class Thread>
@@ -92,9 +95,16 @@ struct MultiplyWgmma {
   DARTQUANT_DEVICE static float* token_scales(Thread const& thread) {
     return reinterpret_cast<float*>(thread.shared() + barrier_bytes);
   }
+  /// The activations of a stage.
   template <class Thread>
   DARTQUANT_DEVICE static std::byte* stage_data(Thread const& thread, int slot) {
-    return thread.shared() + barrier_bytes + scale_bytes + slot * stage_bytes;
+    return thread.shared() + barrier_bytes + token_bytes + slot * x_bytes;
+  }
+  /// The scales of a stage that this warp needs: 16 of each panel.
+  template <class Thread>
+  DARTQUANT_DEVICE static float* stage_scales(Thread const& thread, int slot) {
+    std::byte* const all = stage_data(thread, stages) + slot * scale_bytes;
+    return reinterpret_cast<float*>(all) + thread.warp() * 16 * out_blocks;
   }
   template <class Thread>
   DARTQUANT_DEVICE static int first_token(Thread const& thread) {
@@ -129,28 +139,25 @@ struct MultiplyWgmma {
     for (int block = 0; block < ahead; ++block, at.advance()) fill(thread, block, at);
   }
 
-  /// Starts what fills a stage. A thread copies the weights that it will read itself: 16 bytes per tile and
-  /// panel. What lies behind the last panel or tile is left as it is: activations there are 0, or nothing is
-  /// stored.
+  /// Starts what fills a stage.
   template <class Thread>
   DARTQUANT_DEVICE void fill(Thread const& thread, int block, Place const& at) const {
-    std::byte* const to = stage_data(thread, at.slot);
-#pragma unroll
-    for (int b = 0; b < out_blocks; ++b)
-#pragma unroll
-      for (int tile = 0; tile < 2; ++tile)
-        if (panel(thread, b) < p.w.panels && 2 * block + tile < p.w.tiles_of_panel)
-          thread.template copy_async<16>(
-              to + panel_in_block(thread, b) * 1024 + (tile * 32 + thread.lane()) * 16,
-              p.w.fragment(panel(thread, b), 2 * block + tile, thread.lane()));
-    thread.commit_copies();
-    if (thread.warp() != 0 || block >= staged.tiles / 2) return;
+    bool const any = block < staged.tiles / 2;
+    if constexpr (Sums == WgmmaSums::stages) {
+      int const lane = thread.lane(), b = lane / 16;
+      if (any && block < p.w.groups)
+        thread.template copy_async<4>(stage_scales(thread, at.slot) + lane,
+                                      p.w.scales + p.w.cell(panel(thread, b), block, lane % 16));
+      thread.commit_copies();
+    }
+    if (thread.warp() != 0 || !any) return;
     barrier_wait(thread, empty(thread, at.slot), at.round ^ 1);
     if (thread.lane() != 0) return;
     barrier_expect(thread, full(thread, at.slot), x_bytes);
+    std::byte* const to = stage_data(thread, at.slot);
     std::byte const* const from =
         p.staged + (std::int64_t{thread.block_y()} * (staged.tiles / 2) + block) * x_bytes;
-    bulk_copy(thread, to + weight_bytes, from, x_bytes, full(thread, at.slot));
+    bulk_copy(thread, to, from, x_bytes, full(thread, at.slot));
   }
   /// This warp has read the activations of a stage.
   template <class Thread>
@@ -159,17 +166,23 @@ struct MultiplyWgmma {
     if (thread.lane() == 0) barrier_arrive(thread, empty(thread, slot));
   }
 
+  /// Reads the nibbles of a stage. What lies behind the last panel is not stored, and activations behind the
+  /// last tile are 0: any weights will do there.
   template <class Thread>
-  DARTQUANT_DEVICE static void load_operand(Thread const& thread, int slot, int b, Operand& a) {
-    auto const* const words =
-        reinterpret_cast<Words4 const*>(stage_data(thread, slot) + panel_in_block(thread, b) * 1024);
+  DARTQUANT_DEVICE void read(Thread const& thread, int block, int b, Nibbles& nibbles) const {
+    int const at = panel(thread, b) < p.w.panels ? panel(thread, b) : p.w.panels - 1;
+    int const last = p.w.tiles_of_panel - 1;
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      Words4 const w = words[tile * 32 + thread.lane()];
+    for (int tile = 0; tile < 2; ++tile)
+      nibbles[tile] = *p.w.fragment(at, 2 * block + tile < last ? 2 * block + tile : last, thread.lane());
+  }
+  DARTQUANT_DEVICE static void unpack(Nibbles const& nibbles, Operand& a) {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile)
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        a[2 * tile + i / 4][i % 4] = SixteenTimes(w.v[i / 4 * 2], w.v[i / 4 * 2 + 1]).a[i % 4];
-    }
+        a[2 * tile + i / 4][i % 4] =
+            SixteenTimes(nibbles[tile].v[i / 4 * 2], nibbles[tile].v[i / 4 * 2 + 1]).a[i % 4];
   }
 
   /// The two scales of this lane's outputs in a group.
@@ -189,14 +202,17 @@ struct MultiplyWgmma {
     int const blocks = staged.tiles / 2;
     std::int32_t dot[out_blocks][16][4] = {};
     Operand even[out_blocks], odd[out_blocks];  // of two stages in turn: one is read while the other changes
+    Nibbles nibbles[out_blocks];
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) read(thread, 0, b, nibbles[b]);
     Place at, next;
     for (int i = 0; i < ahead; ++i) next.advance();
     int block = 0;
     for (; block + 1 < blocks; block += 2) {
-      multiply_stage(thread, block, at, next, even, dot);
-      multiply_stage(thread, block + 1, at, next, odd, dot);
+      multiply_stage(thread, block, at, next, nibbles, even, dot);
+      multiply_stage(thread, block + 1, at, next, nibbles, odd, dot);
     }
-    if (block < blocks) multiply_stage(thread, block, at, next, even, dot);
+    if (block < blocks) multiply_stage(thread, block, at, next, nibbles, even, dot);
     warpgroup_wait<0>(thread);
     float scales[out_blocks][2];
     load_scales(thread, 0, scales);
@@ -215,21 +231,21 @@ struct MultiplyWgmma {
 
   template <class Thread>
   DARTQUANT_DEVICE void multiply_stage(Thread const& thread, int block, Place& at, Place& next,
-                                       Operand (&a)[out_blocks],
+                                       Nibbles (&nibbles)[out_blocks], Operand (&a)[out_blocks],
                                        std::int32_t (&dot)[out_blocks][16][4]) const {
     fill(thread, block + ahead, next);
     next.advance();
-    thread.template wait_copies<ahead>();
 #pragma unroll
     for (int b = 0; b < out_blocks; ++b) {
-      load_operand(thread, at.slot, b, a[b]);
+      unpack(nibbles[b], a[b]);
       hold(thread, a[b]);
+      read(thread, block + 1, b, nibbles[b]);
     }
     barrier_wait(thread, full(thread, at.slot), at.round);
 #pragma unroll
     for (int b = 0; b < out_blocks; ++b) hold(thread, dot[b]);
     warpgroup_fence(thread);
-    std::byte const* const x = stage_data(thread, at.slot) + weight_bytes;
+    std::byte const* const x = stage_data(thread, at.slot);
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
@@ -253,25 +269,37 @@ struct MultiplyWgmma {
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[b][j][c] = 0;
     std::int32_t dot[16][4];
-    float scales[out_blocks][2], following[out_blocks][2];
-    load_scales(thread, 0, following);
+    float scales[out_blocks][2];
+    Nibbles nibbles[out_blocks];
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) read(thread, 0, b, nibbles[b]);
     Place at, next;
     for (int i = 0; i < ahead; ++i) next.advance();
     for (int block = 0, in_group = 0, group = 0; block < blocks; ++block, at.advance()) {
       fill(thread, block + ahead, next);
       next.advance();
-      if (in_group == 0) {
+      if constexpr (Sums == WgmmaSums::stages) {
+        thread.template wait_copies<ahead>();
+        thread.synchronize_warp();  // scales that other lanes copied
 #pragma unroll
         for (int b = 0; b < out_blocks; ++b)
-          for (int half = 0; half < 2; ++half) scales[b][half] = following[b][half];
-        load_scales(thread, group + 1 < p.w.groups ? group + 1 : group, following);
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            scales[b][half] = stage_scales(thread, at.slot)[b * 16 + thread.lane() / 4 + 8 * half];
+      } else if (in_group == 0) {
+        load_scales(thread, group, scales);
       }
-      thread.template wait_copies<ahead>();
       barrier_wait(thread, full(thread, at.slot), at.round);
       bool const complete = ++in_group == blocks_of_group || block + 1 == blocks;
 #pragma unroll
       for (int b = 0; b < out_blocks; ++b) {
-        multiply_block(thread, at.slot, b, in_group > 1, dot);
+        Operand a;
+        unpack(nibbles[b], a);
+        // All operands are in their registers before the fence: one that is written later would have the
+        // compiler wait for the instructions in flight.
+        hold(thread, a);
+        read(thread, block + 1, b, nibbles[b]);
+        multiply_block(thread, stage_data(thread, at.slot), a, in_group > 1, dot);
         if constexpr (Sums == WgmmaSums::stages) add_stage(dot, scales[b], sum[b]);
         else if (complete)
 #pragma unroll
@@ -287,19 +315,13 @@ struct MultiplyWgmma {
   }
 
   template <class Thread>
-  DARTQUANT_DEVICE static void multiply_block(Thread const& thread, int slot, int b, bool accumulate,
-                                              std::int32_t (&dot)[16][4]) {
-    Operand a;
-    load_operand(thread, slot, b, a);
-    // All operands are in their registers before the fence: one that is written later would have the compiler
-    // wait for the instructions in flight.
-    hold(thread, a);
+  DARTQUANT_DEVICE static void multiply_block(Thread const& thread, std::byte const* x, Operand const& a,
+                                              bool accumulate, std::int32_t (&dot)[16][4]) {
     hold(thread, dot);
     warpgroup_fence(thread);
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      multiply_warpgroup(thread, dot, a[step], stage_data(thread, slot) + weight_bytes + step * 256,
-                         accumulate || step > 0);
+      multiply_warpgroup(thread, dot, a[step], x + step * 256, accumulate || step > 0);
     warpgroup_commit(thread);
     warpgroup_wait<0>(thread);
     hold(thread, dot);
@@ -334,7 +356,7 @@ struct MultiplyWgmma {
   template <class T, class Thread>
   DARTQUANT_DEVICE void store_tile(Thread const& thread, float const (&values)[out_blocks][16][4]) const {
     constexpr int pitch = block_outputs + 16 / static_cast<int>(sizeof(T));
-    static_assert(block_tokens * pitch * static_cast<int>(sizeof(T)) <= stages * stage_bytes);
+    static_assert(block_tokens * pitch * static_cast<int>(sizeof(T)) <= stages * x_bytes);
     auto* const tile = reinterpret_cast<T*>(stage_data(thread, 0));
     float const* const scales = token_scales(thread);
 #pragma unroll
