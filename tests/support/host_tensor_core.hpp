@@ -87,4 +87,8 @@ std::uint32_t subtract_pair(HostThread const&, T, std::uint32_t a, std::uint32_t
   return pair;
 }
 
+inline void fetch_to_cache(HostThread const&, void const*) {}
+inline void let_dependents_start(HostThread const&) {}
+inline void wait_for_predecessors(HostThread const&) {}
+
 }  // namespace dartquant::test

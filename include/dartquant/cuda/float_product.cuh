@@ -66,16 +66,16 @@ struct FloatProduct {
 };
 
 /// The eight levels of a word, minus the zero point, as four pairs of floats: channels 0 4, 1 5, 2 6, 3 7.
+/// The mask and the bits of 8 + float_base go in one operation: the nibble's sign bit is flipped by them.
 template <class T>
 struct DequantizedPairs {
   std::uint32_t pair[4];
   template <class Thread>
   DARTQUANT_DEVICE DequantizedPairs(Thread const& thread, std::uint32_t word, std::uint32_t zero_pair) {
-    word ^= 0x88888888u;
+    constexpr std::uint32_t flip = FloatProduct<T>::float_base() | 0x00080008u;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      pair[i] = subtract_pair(thread, T{}, (word >> (4 * i) & 0x000F000Fu) | FloatProduct<T>::float_base(),
-                              zero_pair);
+      pair[i] = subtract_pair(thread, T{}, (word >> (4 * i) & 0x000F000Fu) ^ flip, zero_pair);
   }
 };
 
@@ -91,11 +91,11 @@ struct ActivationPairs {
 /// dot += 16 outputs x 32 channels of weights times 8 tokens.
 template <class T, class Thread>
 DARTQUANT_DEVICE void multiply_pairs(Thread const& thread, float (&dot)[4], DequantizedPairs<T> const& row,
-                                     DequantizedPairs<T> const& row_plus_8, ActivationPairs const& x) {
+                                     DequantizedPairs<T> const& row_plus_8, std::uint32_t const (&x)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     std::uint32_t const a[4] = {row.pair[i], row_plus_8.pair[i], row.pair[i + 1], row_plus_8.pair[i + 1]};
-    multiply_floats(thread, T{}, dot, a, x.pair[i], x.pair[i + 1]);
+    multiply_floats(thread, T{}, dot, a, x[i], x[i + 1]);
   }
 }
 

@@ -22,6 +22,11 @@ struct Output {
   std::int64_t stride;
   int tokens, out;
 
+  [[nodiscard]] Output rows(int first, int count) const {
+    std::int64_t const bytes = first * stride * (type == OutputType::float32 ? 4 : 2);
+    return {static_cast<std::byte*>(data) + bytes, type, stride, count, out};
+  }
+
   /// Values outside Y are dropped.
   template <class Thread>
   DARTQUANT_DEVICE void store(Thread const& thread, int token, int i, float value) const {
@@ -93,7 +98,7 @@ struct IntProduct {
   Output y;
 
   /// Whether an integer needs more than the scale of its weights.
-  [[nodiscard]] DARTQUANT_DEVICE bool corrected() const {
+  [[nodiscard]] DARTQUANT_HD bool corrected() const {
     return w.zero_points != nullptr || zero_points_left || x.grouped;
   }
 

@@ -24,6 +24,14 @@ template <class Body>
   else return 1;
 }
 
+/// Body::overlaps, where it has one: whether it waits by itself for what the kernels before it write
+/// (wait_for_predecessors), so that its blocks may start while theirs end.
+template <class Body>
+[[nodiscard]] constexpr bool overlaps() {
+  if constexpr (requires { Body::overlaps; }) return Body::overlaps;
+  else return false;
+}
+
 }  // namespace detail
 
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
@@ -44,8 +52,22 @@ void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
                                static_cast<int>(grid.shared_bytes)));
   dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
                     static_cast<unsigned>(grid.blocks_z)};
-  body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
-  check(cudaGetLastError());
+  if constexpr (detail::overlaps<Body>()) {
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = blocks;
+    config.blockDim = Body::threads;
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = 1;
+    check(cudaLaunchKernelEx(&config, body_kernel<Body>, body));
+  } else {
+    body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+    check(cudaGetLastError());
+  }
 }
 
 }  // namespace dartquant::cuda

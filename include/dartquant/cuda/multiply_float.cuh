@@ -87,7 +87,7 @@ struct MultiplyFloat {
       DequantizedPairs<T> const low(thread, a.v[2 * step], p.zero_pair(panel, group, row));
       DequantizedPairs<T> const high(thread, a.v[2 * step + 1], p.zero_pair(panel, group, row + 8));
 #pragma unroll
-      for (int j = 0; j < token_tiles; ++j) multiply_pairs(thread, dot[i][j], low, high, b[j]);
+      for (int j = 0; j < token_tiles; ++j) multiply_pairs(thread, dot[i][j], low, high, b[j].pair);
     }
   }
   template <class Thread>

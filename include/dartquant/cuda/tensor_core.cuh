@@ -96,4 +96,25 @@ __device__ inline std::uint32_t subtract_pair(DeviceThread const&, BFloat16, std
   return difference;
 }
 
+/// Asks for the 128 bytes around an address to be brought into the cache of the device. It can be the stale
+/// bytes of a location that is being written: who reads it later finds what is right.
+__device__ inline void fetch_to_cache(DeviceThread const&, void const* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+/// Kernels that are launched to overlap their predecessors (Body::overlaps, see launch.cuh): the kernel behind
+/// this one may start as soon as all blocks of this one have called let_dependents_start; what kernels before
+/// this one have written is there when wait_for_predecessors returns, and they have read what they had to.
+/// Without 9.0 and its instructions, kernels start one behind the other.
+__device__ inline void let_dependents_start(DeviceThread const&) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_predecessors(DeviceThread const&) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 }  // namespace dartquant::cuda
