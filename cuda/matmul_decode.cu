@@ -31,29 +31,34 @@ namespace {
   return p;
 }
 
-template <int Bits, int TokenTiles, bool Grouped, bool Corrected>
+template <int Bits, int TokenTiles, int PieceSteps, bool Corrected>
 [[nodiscard]] bool run_decode(cudaStream_t stream, IntProduct const& p, DecodeDevice const& device) {
-  using Kernel = Decode<Bits, TokenTiles, TokenTiles == 2 ? 1 : DQ_PANELS, Grouped, Corrected>;
+  using Kernel = Decode<Bits, TokenTiles, PieceSteps, Corrected>;
   DecodePlan const plan = Kernel::plan_of(p, device);
   if (plan.bytes > device.shared_bytes) return false;
   launch(stream, plan.grid(), Kernel{p, plan});
   return true;
 }
 
-template <int Bits, bool Grouped, bool Corrected>
-[[nodiscard]] bool run_decode(cudaStream_t stream, IntProduct const& p, DecodeDevice const& device) {
-  return p.y.tokens <= 8 ? run_decode<Bits, 1, Grouped, Corrected>(stream, p, device)
-                         : run_decode<Bits, 2, Grouped, Corrected>(stream, p, device);
-}
-
-template <int Bits>
+template <int Bits, int TokenTiles>
 [[nodiscard]] bool run_decode(cudaStream_t stream, IntProduct const& p, DecodeDevice const& device) {
   bool const corrected = p.corrected() || p.x.zero_points != nullptr;
-  if (p.w.groups > 1)
-    return corrected ? run_decode<Bits, true, true>(stream, p, device)
-                     : run_decode<Bits, true, false>(stream, p, device);
-  return corrected ? run_decode<Bits, false, true>(stream, p, device)
-                   : run_decode<Bits, false, false>(stream, p, device);
+  int const steps = p.w.groups == 1 ? 0 : piece_steps(p.w.width);
+  if (corrected && steps == 0) return run_decode<Bits, TokenTiles, 0, true>(stream, p, device);
+  if (corrected)
+    return steps == 1 ? run_decode<Bits, TokenTiles, 1, true>(stream, p, device)
+                      : run_decode<Bits, TokenTiles, 2, true>(stream, p, device);
+  return steps == 0   ? run_decode<Bits, TokenTiles, 0, false>(stream, p, device)
+         : steps == 4 ? run_decode<Bits, TokenTiles, 4, false>(stream, p, device)
+         : steps == 2 ? run_decode<Bits, TokenTiles, 2, false>(stream, p, device)
+                      : run_decode<Bits, TokenTiles, 1, false>(stream, p, device);
+}
+
+/// False where the activations do not fit.
+[[nodiscard]] bool run_decode(cudaStream_t stream, IntProduct const& p, DecodeDevice const& device) {
+  bool const few = p.y.tokens <= 8;
+  if (p.x.bits == 4) return few ? run_decode<4, 1>(stream, p, device) : run_decode<4, 2>(stream, p, device);
+  return few ? run_decode<8, 1>(stream, p, device) : run_decode<8, 2>(stream, p, device);
 }
 
 }  // namespace
@@ -71,8 +76,7 @@ void launch_decode(cudaStream_t stream, IntProduct const& p) {
   DecodeDevice const device = decode_device();
   for (int first = 0, count = p.y.tokens; first < p.y.tokens;) {
     IntProduct const part = some_tokens(p, first, count < p.y.tokens - first ? count : p.y.tokens - first);
-    if (p.x.bits == 4 ? run_decode<4>(stream, part, device) : run_decode<8>(stream, part, device))
-      first += count;
+    if (run_decode(stream, part, device)) first += count;
     else if (count > 1) count = (count + 1) / 2;
     else return launch_plain(stream, p);
   }

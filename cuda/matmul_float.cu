@@ -14,13 +14,22 @@ namespace dartquant::cuda::detail {
 
 namespace {
 
-template <class T, int TokenTiles, bool Grouped>
+template <class T, int TokenTiles, int PieceSteps>
 [[nodiscard]] bool run_decode(cudaStream_t stream, FloatProduct<T> const& p, DecodeDevice const& device) {
-  using Kernel = DecodeFloat<T, TokenTiles, TokenTiles == 2 ? 1 : DQ_PANELS, Grouped>;
+  using Kernel = DecodeFloat<T, TokenTiles, PieceSteps>;
   DecodePlan const plan = Kernel::plan_of(p, device);
   if (plan.bytes > device.shared_bytes) return false;
   launch(stream, plan.grid(), Kernel{p, plan});
   return true;
+}
+
+template <class T, int TokenTiles>
+[[nodiscard]] bool run_decode(cudaStream_t stream, FloatProduct<T> const& p, DecodeDevice const& device) {
+  int const steps = p.w.groups == 1 ? 0 : piece_steps(p.w.width);
+  return steps == 0   ? run_decode<T, TokenTiles, 0>(stream, p, device)
+         : steps == 4 ? run_decode<T, TokenTiles, 4>(stream, p, device)
+         : steps == 2 ? run_decode<T, TokenTiles, 2>(stream, p, device)
+                      : run_decode<T, TokenTiles, 1>(stream, p, device);
 }
 
 /// False where not even one token's activations fit.
@@ -32,11 +41,7 @@ template <class T>
     part.y = p.y.rows(first, std::min(count, p.y.tokens - first));
     part.x.tokens = part.y.tokens;
     part.x.data += first * p.x.stride;
-    bool const few = part.y.tokens <= 8, grouped = p.w.groups > 1;
-    if (few       ? grouped ? run_decode<T, 1, true>(stream, part, device)
-                            : run_decode<T, 1, false>(stream, part, device)
-              : grouped ? run_decode<T, 2, true>(stream, part, device)
-                  : run_decode<T, 2, false>(stream, part, device))
+    if (part.y.tokens <= 8 ? run_decode<T, 1>(stream, part, device) : run_decode<T, 2>(stream, part, device))
       first += count;
     else if (count > 1) count = (count + 1) / 2;
     else return false;

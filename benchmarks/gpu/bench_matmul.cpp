@@ -205,7 +205,7 @@ void measure_prefill(Report& report, MatmulTarget const& target, index_t size) {
 void measure_decode(Report& report, index_t out, index_t in, index_t group) {
   WeightShape const shape{out, in, group};
   std::size_t const bytes = packed_weight_bytes(shape);
-  std::size_t const copies = report.quick() ? 2 : (std::size_t{1} << 30) / bytes + 1;
+  std::size_t const copies = report.quick() ? 2 : (std::size_t{1} << 28) / bytes + 1;
   std::deque<RandomWeights> weights;
   for (index_t const tokens : {1, 2, 4, 8, 16})
     for (int const bits : {4, 8, 16}) {

@@ -6,35 +6,35 @@
 #include <cstdint>
 
 #include <dartquant/core/platform.hpp>
+#include <dartquant/cuda/decode.cuh>
 #include <dartquant/cuda/decode_plan.hpp>
 #include <dartquant/cuda/decode_stream.cuh>
 #include <dartquant/cuda/float_product.cuh>
 
 namespace dartquant::cuda {
 
-/// W4A16 for 8 TokenTiles tokens or fewer: as Decode, but the sums of the warps are floats, those of groups
-/// scaled by each warp, and added in the order of the warps.
-template <class T, int TokenTiles, int Panels, bool Grouped>
+/// W4A16 for 8 TokenTiles tokens or fewer: as Decode, but a warp scales its own sums, piece by piece of the
+/// groups, and those of the warps are floats which are added in the order of the warps.
+template <class T, int TokenTiles, int PieceSteps>
 struct DecodeFloat {
-  static constexpr int threads = 32 * DecodePlan::warps;
-  static constexpr int blocks = DQ_BLOCKS;  ///< as of Decode
-  static constexpr bool overlaps = DQ_OVERLAP;
+  static constexpr bool grouped = PieceSteps > 0;
+  static constexpr int threads = 32 * DecodePlan::warps, panels = 2;
+  static constexpr int bite = (PieceSteps == 1 || PieceSteps == 2 ? 2 : 4) / TokenTiles;
   static constexpr int pitch = 20;  ///< as of Decode
-  using Stream = WeightStream<Panels, Grouped>;
+  static constexpr bool overlaps = true;
+  using Stream = WeightStream<panels, bite>;
   FloatProduct<T> p;
   DecodePlan plan;
 
-  [[nodiscard]] static DARTQUANT_HD constexpr int slot_words(int tokens) { return Panels * tokens * pitch; }
+  [[nodiscard]] static DARTQUANT_HD constexpr int slot_words(int tokens) { return panels * tokens * pitch; }
   [[nodiscard]] static DecodePlan plan_of(FloatProduct<T> const& p, DecodeDevice const& device) {
     return decode_plan({.panels = p.w.panels,
                         .tiles = p.w.tiles_of_panel,
                         .tokens = p.y.tokens,
                         .x_bits = 16,
-                        .group_steps = Grouped ? p.w.width / 32 : 0,
-                        .panels_of_set = Panels,
-                        .ring_bytes = Stream::ring_bytes,
-                        .slot_words = slot_words(p.y.tokens),
-                        .slots = DecodePlan::warps},
+                        .panels_of_set = panels,
+                        .bite = bite,
+                        .slot_bytes = 4 * DecodePlan::warps * slot_words(p.y.tokens)},
                        device);
   }
 
@@ -43,7 +43,7 @@ struct DecodeFloat {
     Warp warp(thread, p, plan);
     TokenRows const rows{reinterpret_cast<std::byte const*>(p.x.data), p.x.stride * 2, p.x.channels * 2,
                          p.y.tokens};
-    decode<Stream>(thread, p.w, rows, 16, plan, warp);
+    decode<panels, bite>(thread, p.w, rows, 16, plan, warp);
   }
 
  private:
@@ -52,9 +52,9 @@ struct DecodeFloat {
    public:
     template <class Thread>
     DARTQUANT_DEVICE Warp(Thread const& thread, FloatProduct<T> const& product, DecodePlan const& of)
-        : p(product), plan(of) {
+        : p(product), plan(of), pieces_of_group_(grouped ? p.w.width / (32 * PieceSteps) : 1) {
       int const outputs = 16 * p.y.tokens;
-      adds_ = thread.index() < Panels * outputs;
+      adds_ = thread.index() < panels * outputs;
       panel_ = thread.index() / outputs;
       token_ = thread.index() % outputs / 16;
       row_ = thread.index() % 16;
@@ -66,63 +66,49 @@ struct DecodeFloat {
     }
 
     template <class Thread>
-    DARTQUANT_DEVICE void begin(Thread const&) {}
+    DARTQUANT_DEVICE void begin(Thread const&) {
+      if (grouped && p.w.zero_points == nullptr) read_zeros(0);
+    }
 
     template <class Thread>
     DARTQUANT_DEVICE void begin_set(Thread const& thread, int set) {
-      set_ = set;
-      if constexpr (!Grouped) {
-        if (adds_) scale_ = p.w.scales[p.w.cell(set * Panels + panel_, 0, row_)];
-        read_zeros(thread, 0);
+      cell_ = p.w.cell(set * panels, 0, thread.lane() / 4);
+      next_panel_ = set * panels + 1 < p.w.panels ? p.w.groups * 16 : 0;
+      if constexpr (!grouped) {
+        if (adds_) scale_ = p.w.scales[p.w.cell(set * panels + panel_, 0, row_)];
+        read_zeros(cell_);
       }
     }
 
     template <class Thread>
-    DARTQUANT_DEVICE void multiply(Thread const& thread, std::byte const* piece, std::byte const* x, int tile,
-                                   int i) {
-      Words4 weights[Panels];
+    DARTQUANT_DEVICE void multiply(Thread const& thread, Stream& stream, std::byte const* x, int tile) {
+      if constexpr (grouped) fetch_cells(thread, stream.set(), stream.round());
 #pragma unroll
-      for (int panel = 0; panel < Panels; ++panel)
-        weights[panel] = reinterpret_cast<Words4 const*>(piece + panel * Stream::panel_bytes)[thread.lane()];
+      for (int i = 0; i < bite; ++i) {
 #pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        if constexpr (Grouped)
-          if (steps_ == 0 && (tile * 2 + step) * 32 < p.w.in)
-            begin_group(thread, i + step == 0 ? piece : nullptr, tile * 2 + step);
-        std::uint32_t pairs[TokenTiles][4];
-#pragma unroll
-        for (int j = 0; j < TokenTiles; ++j) {
-          ActivationPairs const of(thread, *reinterpret_cast<Words4 const*>(x + x_at_[j] + step * 64));
-#pragma unroll
-          for (int k = 0; k < 4; ++k) pairs[j][k] = of.pair[k];
+        for (int step = 0; step < 2; ++step) {
+          if constexpr (grouped)
+            if ((2 * i + step) % PieceSteps == 0) begin_piece((2 * tile + 2 * i + step) / PieceSteps);
+          multiply_step(thread, stream.tiles[i], x + i * 128, step);
+          if constexpr (grouped)
+            if ((2 * i + step + 1) % PieceSteps == 0) end_piece();
         }
-#pragma unroll
-        for (int panel = 0; panel < Panels; ++panel) {
-          DequantizedPairs<T> const low(thread, weights[panel].v[2 * step], zeros_[panel][0]);
-          DequantizedPairs<T> const high(thread, weights[panel].v[2 * step + 1], zeros_[panel][1]);
-#pragma unroll
-          for (int j = 0; j < TokenTiles; ++j) multiply_pairs(thread, dot_[panel][j], low, high, pairs[j]);
-        }
-        if constexpr (Grouped)
-          if (++steps_ == plan.slot_steps) end_group();
+        stream.refill(thread, i);
       }
     }
 
     template <class Thread>
     DARTQUANT_DEVICE void meet(Thread const& thread, int set, int round) {
-      if constexpr (Grouped)
-        if (steps_ > 0) end_group();
       if (round + 1 < plan.rounds) return;
-      thread.synchronize();  // the last set's sums have been added
+      thread.synchronize();  // what lay in the slots has been added
       leave(thread);
       thread.synchronize();
-      if (adds_) {
-        float const* sums = slot(thread, 0) + (panel_ * p.y.tokens + token_) * pitch + row_;
-        float sum = 0;
+      if (!adds_) return;
+      float const* sums = slot(thread, 0) + (panel_ * p.y.tokens + token_) * pitch + row_;
+      float sum = 0;
 #pragma unroll
-        for (int i = 0; i < DecodePlan::warps; ++i) sum += sums[i * slot_words(p.y.tokens)];
-        p.finish(thread, token_, (set * Panels + panel_) * 16 + row_, Grouped ? sum : sum * scale_);
-      }
+      for (int i = 0; i < DecodePlan::warps; ++i) sum += sums[i * slot_words(p.y.tokens)];
+      p.finish(thread, token_, (set * panels + panel_) * 16 + row_, grouped ? sum : sum * scale_);
     }
 
    private:
@@ -130,45 +116,76 @@ struct DecodeFloat {
     [[nodiscard]] DARTQUANT_DEVICE float* slot(Thread const& thread, int index) const {
       return reinterpret_cast<float*>(thread.shared() + plan.slot_offset) + index * slot_words(p.y.tokens);
     }
+
     template <class Thread>
-    DARTQUANT_DEVICE void read_zeros(Thread const& thread, int group) {
+    DARTQUANT_DEVICE void multiply_step(Thread const& thread, Words4 const (&weights)[panels],
+                                        std::byte const* x, int step) {
+      std::uint32_t pairs[TokenTiles][4];
 #pragma unroll
-      for (int panel = 0; panel < Panels; ++panel)
+      for (int j = 0; j < TokenTiles; ++j) {
+        ActivationPairs const of(thread, *reinterpret_cast<Words4 const*>(x + x_at_[j] + step * 64));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) pairs[j][k] = of.pair[k];
+      }
+#pragma unroll
+      for (int panel = 0; panel < panels; ++panel) {
+        DequantizedPairs<T> const low(thread, weights[panel].v[2 * step], zeros_[panel][0]);
+        DequantizedPairs<T> const high(thread, weights[panel].v[2 * step + 1], zeros_[panel][1]);
+#pragma unroll
+        for (int j = 0; j < TokenTiles; ++j) multiply_pairs(thread, dot_[panel][j], low, high, pairs[j]);
+      }
+    }
+
+    DARTQUANT_DEVICE void read_zeros(std::int64_t cell) {
+#pragma unroll
+      for (int panel = 0; panel < panels; ++panel)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          zeros_[panel][half] = p.zero_pair(set_ * Panels + panel, group, thread.lane() / 4 + 8 * half);
+          zeros_[panel][half] = ZeroPair<T>(p.zero_pair(cell + panel * next_panel_ + 8 * half));
     }
-    /// The scales of the first group of a chunk have come with its first piece.
+    /// Brings scales and zero points of a bite into the cache.
     template <class Thread>
-    DARTQUANT_DEVICE void begin_group(Thread const& thread, std::byte const* piece, int step) {
-      int const group = step / (p.w.width / 32), row = thread.lane() / 4;
-      read_zeros(thread, group);
-#pragma unroll
-      for (int panel = 0; panel < Panels; ++panel)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          group_scales_[panel][half] =
-              piece == nullptr
-                  ? p.w.scales[p.w.cell(set_ * Panels + panel, group, row + 8 * half)]
-                  : reinterpret_cast<float const*>(piece + panel * Stream::panel_bytes + 512)[row + 8 * half];
+    DARTQUANT_DEVICE void fetch_cells(Thread const& thread, int set, int round) const {
+      constexpr int pieces = grouped && 2 * bite > PieceSteps ? 2 * bite / (grouped ? PieceSteps : 1) : 1;
+      if (thread.lane() >= panels * pieces || set >= plan.sets) return;
+      int const group =
+          group_of(((round * DecodePlan::warps + thread.warp()) * 2 * bite) / (grouped ? PieceSteps : 1) +
+                   thread.lane() % pieces);
+      if (group < p.w.groups)
+        fetch_cell(thread, p.w, p.w.cell(set * panels + thread.lane() / pieces, group, 0));
     }
-    DARTQUANT_DEVICE void end_group() {
+    [[nodiscard]] DARTQUANT_DEVICE int group_of(int piece) const {
+      return pieces_of_group_ == 1 ? piece : piece / pieces_of_group_;
+    }
+    /// Pieces behind the last channel belong to the last group here; their activations are zero.
+    DARTQUANT_DEVICE void begin_piece(int piece) {
+      int group = group_of(piece);
+      if (group >= p.w.groups) group = p.w.groups - 1;
+      std::int64_t const cell = cell_ + group * 16;
+      if (p.w.zero_points != nullptr) read_zeros(cell);
+      float const* scales = p.w.scales + cell;
 #pragma unroll
-      for (int panel = 0; panel < Panels; ++panel)
+      for (int panel = 0; panel < panels; ++panel, scales += next_panel_) {
+        piece_scales_[panel][0] = scales[0];
+        piece_scales_[panel][1] = scales[8];
+      }
+    }
+    DARTQUANT_DEVICE void end_piece() {
+#pragma unroll
+      for (int panel = 0; panel < panels; ++panel)
 #pragma unroll
         for (int j = 0; j < TokenTiles; ++j)
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            sum_[panel][j][c] = std::fma(dot_[panel][j][c], group_scales_[panel][c / 2], sum_[panel][j][c]);
+            sum_[panel][j][c] = std::fma(dot_[panel][j][c], piece_scales_[panel][c / 2], sum_[panel][j][c]);
             dot_[panel][j][c] = 0;
           }
-      steps_ = 0;
     }
     /// Writes the sums to the slot of this warp, [panel][token][row], and starts new ones.
     template <class Thread>
     DARTQUANT_DEVICE void leave(Thread const& thread) {
       float* const sums = slot(thread, thread.warp());
-      auto& from = Grouped ? sum_ : dot_;
+      auto& from = grouped ? sum_ : dot_;
 #pragma unroll
       for (int j = 0; j < TokenTiles; ++j)
 #pragma unroll
@@ -176,7 +193,7 @@ struct DecodeFloat {
           FragmentPlace const at = FragmentPlace::of(thread.lane(), c);
           int const token = 8 * j + at.token;
 #pragma unroll
-          for (int panel = 0; panel < Panels; ++panel) {
+          for (int panel = 0; panel < panels; ++panel) {
             if (token < p.y.tokens) sums[(panel * p.y.tokens + token) * pitch + at.row] = from[panel][j][c];
             from[panel][j][c] = 0;
           }
@@ -185,12 +202,14 @@ struct DecodeFloat {
 
     FloatProduct<T> const& p;
     DecodePlan const& plan;
-    float dot_[Panels][TokenTiles][4] = {};
-    float sum_[Panels][TokenTiles][4] = {};  ///< of groups that are scaled already
-    float group_scales_[Panels][2] = {};
-    std::uint32_t zeros_[Panels][2] = {};
+    int pieces_of_group_;
+    float dot_[panels][TokenTiles][4] = {};
+    float sum_[panels][TokenTiles][4] = {};  ///< of pieces that are scaled already
+    float piece_scales_[panels][2] = {};
+    ZeroPair<T> zeros_[panels][2] = {};
     int x_at_[TokenTiles] = {};
-    int steps_ = 0, set_ = 0;
+    std::int64_t cell_ = 0;  ///< of this lane's first output of a set in the first group
+    int next_panel_ = 0;     ///< cells from there to the next panel
     int panel_, token_, row_;
     bool adds_;
     float scale_ = 0;
