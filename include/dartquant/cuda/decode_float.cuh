@@ -47,17 +47,12 @@ struct DecodeFloat {
   }
 
  private:
-  /// The sums of a warp, and the value of Y that a thread adds up, if it has one.
+  /// The sums of a warp.
   class Warp {
    public:
     template <class Thread>
     DARTQUANT_DEVICE Warp(Thread const& thread, FloatProduct<T> const& product, DecodePlan const& of)
-        : p(product), plan(of), pieces_of_group_(grouped ? p.w.width / (32 * PieceSteps) : 1) {
-      int const outputs = 16 * p.y.tokens;
-      adds_ = thread.index() < panels * outputs;
-      panel_ = thread.index() / outputs;
-      token_ = thread.index() % outputs / 16;
-      row_ = thread.index() % 16;
+        : p(product), plan(of) {
 #pragma unroll
       for (int j = 0; j < TokenTiles; ++j) {
         int const token = j * 8 + thread.lane() / 4;
@@ -75,7 +70,8 @@ struct DecodeFloat {
       cell_ = p.w.cell(set * panels, 0, thread.lane() / 4);
       next_panel_ = set * panels + 1 < p.w.panels ? p.w.groups * 16 : 0;
       if constexpr (!grouped) {
-        if (adds_) scale_ = p.w.scales[p.w.cell(set * panels + panel_, 0, row_)];
+        Value const value(thread, p.y.tokens);
+        if (value.exists) scale_ = p.w.scales[p.w.cell(set * panels + value.panel, 0, value.row)];
         read_zeros(cell_);
       }
     }
@@ -103,15 +99,29 @@ struct DecodeFloat {
       thread.synchronize();  // what lay in the slots has been added
       leave(thread);
       thread.synchronize();
-      if (!adds_) return;
-      float const* sums = slot(thread, 0) + (panel_ * p.y.tokens + token_) * pitch + row_;
+      Value const value(thread, p.y.tokens);
+      if (!value.exists) return;
+      float const* sums = slot(thread, 0) + (value.panel * p.y.tokens + value.token) * pitch + value.row;
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < DecodePlan::warps; ++i) sum += sums[i * slot_words(p.y.tokens)];
-      p.finish(thread, token_, (set * panels + panel_) * 16 + row_, grouped ? sum : sum * scale_);
+      p.finish(thread, value.token, (set * panels + value.panel) * 16 + value.row,
+               grouped ? sum : sum * scale_);
     }
 
    private:
+    /// The value of Y that a thread adds up, if it has one; found anew, as registers are scarce.
+    struct Value {
+      int panel, token, row;
+      bool exists;
+      template <class Thread>
+      DARTQUANT_DEVICE Value(Thread const& thread, int tokens)
+          : panel(thread.index() / (16 * tokens)),
+            token(thread.index() % (16 * tokens) / 16),
+            row(thread.index() % 16),
+            exists(panel < panels) {}
+    };
+
     template <class Thread>
     [[nodiscard]] DARTQUANT_DEVICE float* slot(Thread const& thread, int index) const {
       return reinterpret_cast<float*>(thread.shared() + plan.slot_offset) + index * slot_words(p.y.tokens);
@@ -155,7 +165,8 @@ struct DecodeFloat {
         fetch_cell(thread, p.w, p.w.cell(set * panels + thread.lane() / pieces, group, 0));
     }
     [[nodiscard]] DARTQUANT_DEVICE int group_of(int piece) const {
-      return pieces_of_group_ == 1 ? piece : piece / pieces_of_group_;
+      int const pieces = p.w.width / (32 * (grouped ? PieceSteps : 1));
+      return pieces == 1 ? piece : piece / pieces;
     }
     /// Pieces behind the last channel belong to the last group here; their activations are zero.
     DARTQUANT_DEVICE void begin_piece(int piece) {
@@ -202,7 +213,6 @@ struct DecodeFloat {
 
     FloatProduct<T> const& p;
     DecodePlan const& plan;
-    int pieces_of_group_;
     float dot_[panels][TokenTiles][4] = {};
     float sum_[panels][TokenTiles][4] = {};  ///< of pieces that are scaled already
     float piece_scales_[panels][2] = {};
@@ -210,8 +220,6 @@ struct DecodeFloat {
     int x_at_[TokenTiles] = {};
     std::int64_t cell_ = 0;  ///< of this lane's first output of a set in the first group
     int next_panel_ = 0;     ///< cells from there to the next panel
-    int panel_, token_, row_;
-    bool adds_;
     float scale_ = 0;
   };
 };
