@@ -3,6 +3,7 @@
 
 // The launches of the matrix kernels, in files of their own so that they compile side by side.
 
+#include <dartquant/cuda/decode_plan.hpp>
 #include <dartquant/cuda/float_product.cuh>
 #include <dartquant/cuda/int_product.cuh>
 #include <dartquant/cuda/matmul_path.hpp>
@@ -14,6 +15,7 @@ namespace dartquant::cuda::detail {
 void launch_stage(cudaStream_t stream, Activations const& x, StagedLayout const& layout, std::byte* staged);
 void launch_sums(cudaStream_t stream, Activations const& x, bool nibbles, int groups, std::int32_t* sums);
 void launch_decode(cudaStream_t stream, IntProduct const& p);
+[[nodiscard]] DecodeDevice decode_device();
 void launch_plain(cudaStream_t stream, IntProduct const& p);
 void launch_mma_bytes(cudaStream_t stream, IntProduct const& p);
 void launch_mma_nibbles(cudaStream_t stream, IntProduct const& p);

@@ -38,6 +38,13 @@ void fill(Buffer<T> const& buffer, T value) {
   check(cudaMemcpy(buffer.data(), values.data(), buffer.bytes(), cudaMemcpyHostToDevice));
 }
 
+void fill_random_half(Buffer<Half> const& buffer) {
+  std::mt19937 random(4);
+  std::vector<Half> values(buffer.size());
+  for (Half& v : values) v = to_half(static_cast<float>(random() % 2001) / 1000.0f - 1.0f);
+  check(cudaMemcpy(buffer.data(), values.data(), buffer.bytes(), cudaMemcpyHostToDevice));
+}
+
 /// Packed weights of random levels: tiles hold any bytes, scales are 0.01.
 struct RandomWeights {
   WeightShape shape;
@@ -48,6 +55,12 @@ struct RandomWeights {
     std::vector<float> const scales(static_cast<std::size_t>(l.panels * l.groups * 16), 0.01f);
     check(cudaMemcpy(packed.data() + l.scales, scales.data(), scales.size() * 4, cudaMemcpyHostToDevice));
   }
+  /// The same weights at another address.
+  RandomWeights(RandomWeights const& other) : shape(other.shape), packed(other.packed.size()) {
+    check(cudaMemcpy(packed.data(), other.packed.data(), packed.bytes(), cudaMemcpyDeviceToDevice));
+  }
+  RandomWeights& operator=(RandomWeights const&) = delete;
+  ~RandomWeights() = default;
 };
 
 /// A product of cuBLASLt, Y [tokens, out] = X W^T: bytes to int32, or bfloat16 to bfloat16.
@@ -150,6 +163,15 @@ struct RandomActivations {
 
 void measure_prefill(Report& report, MatmulTarget const& target, index_t size) {
   double const n = static_cast<double>(size), operations = 2 * n * n * n;
+  auto const name_of_product = [&](int bits, index_t group) {
+    return "W4A" + std::to_string(bits) + (group == 0 ? " per output" : " g128") + " " +
+           std::to_string(size) + "^3, " + name_of(matmul_path(target, {{size, size, group}, size, bits}));
+  };
+  bool wanted = false;
+  for (int const bits : {4, 8})
+    for (index_t const group : {index_t{0}, index_t{128}})
+      wanted = wanted || report.wants(name_of_product(bits, group));
+  if (!wanted) return;
   double const int8 = control_tops(size, true), bf16 = control_tops(size, false);
   std::string const cube = " " + std::to_string(size) + "^3";
   report.add({"cuBLASLt int8" + cube, int8, "TOPS", 0, "", 0});
@@ -161,8 +183,7 @@ void measure_prefill(Report& report, MatmulTarget const& target, index_t size) {
   for (int const bits : {4, 8})
     for (index_t const group : {index_t{0}, index_t{128}}) {
       MatmulShape const shape{{size, size, group}, size, bits};
-      std::string const name = "W4A" + std::to_string(bits) + (group == 0 ? " per output" : " g128") + cube +
-                               ", " + name_of(matmul_path(target, shape));
+      std::string const name = name_of_product(bits, group);
       if (!report.wants(name)) continue;
       RandomWeights const w(shape.weights, 5);
       RandomActivations const x(size, size, bits);
@@ -180,14 +201,12 @@ void measure_prefill(Report& report, MatmulTarget const& target, index_t size) {
     }
 }
 
-/// Weights of several layers in turn, more bytes than any cache has.
+/// Weights of several layers, more bytes than any cache has, in turn; one run of a graph calls each once.
 void measure_decode(Report& report, index_t out, index_t in, index_t group) {
   WeightShape const shape{out, in, group};
   std::size_t const bytes = packed_weight_bytes(shape);
-  std::size_t const copies = report.quick() ? 2 : (std::size_t{1} << 30) / bytes + 1;
+  std::size_t const copies = report.quick() ? 2 : (std::size_t{1} << 28) / bytes + 1;
   std::deque<RandomWeights> weights;
-  for (std::size_t i = 0; i < copies; ++i) weights.emplace_back(shape, static_cast<unsigned>(i));
-  std::size_t next = 0;
   for (index_t const tokens : {1, 2, 4, 8, 16})
     for (int const bits : {4, 8, 16}) {
       std::string const name = "decode W4A" + std::to_string(bits) +
@@ -195,21 +214,21 @@ void measure_decode(Report& report, index_t out, index_t in, index_t group) {
                                std::to_string(in) + ", " + std::to_string(tokens) +
                                (tokens == 1 ? " token" : " tokens");
       if (!report.wants(name)) continue;
+      if (weights.empty()) weights.emplace_back(shape, 5u);
+      while (weights.size() < copies) weights.push_back(weights.front());
       RandomActivations const x(tokens, in, bits == 16 ? 8 : bits);
       Buffer<Half> const x16(static_cast<std::size_t>(tokens * in));
-      fill(x16, to_half(0.5f));
+      fill_random_half(x16);
       Buffer<float> const y(static_cast<std::size_t>(tokens * out));
       DeviceMatrixView<float> const Y(y.data(), tokens, out);
-      double const ms = median_milliseconds(
-          nullptr,
-          [&] {
-            auto const* const packed = weights[next++ % copies].packed.data();
-            if (bits == 16)
-              matmul(nullptr, shape, packed, DeviceMatrixView<Half const>(x16.data(), tokens, in), nullptr,
-                     Y);
-            else matmul(nullptr, shape, packed, x.q, nullptr, Y, nullptr, 0);
-          },
-          7, static_cast<int>(copies));
+      Graph const graph([&](cudaStream_t stream) {
+        for (RandomWeights const& w : weights)
+          if (bits == 16)
+            matmul(stream, shape, w.packed.data(), DeviceMatrixView<Half const>(x16.data(), tokens, in),
+                   nullptr, Y);
+          else matmul(stream, shape, w.packed.data(), x.q, nullptr, Y, nullptr, 0);
+      });
+      double const ms = graph.median_milliseconds() / static_cast<double>(copies);
       double const moved =
           static_cast<double>(bytes) + static_cast<double>(tokens * (in * bits / 8 + out * 4));
       report.add({name, moved / ms / 1e6, "GB/s", report.ceiling("read"), "read bandwidth", 0.85});

@@ -36,6 +36,36 @@ inline double median_milliseconds(cudaStream_t stream, std::function<void()> con
   return times[static_cast<std::size_t>(repeats / 2)];
 }
 
+/// What `record` enqueues on the stream it is given, as a graph: the host's time for the calls is spent once,
+/// as by programs that decode.
+class Graph {
+ public:
+  explicit Graph(std::function<void(cudaStream_t)> const& record) {
+    cudaGraph_t graph{};
+    cuda::check(cudaStreamCreate(&stream_));
+    cuda::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+    record(stream_);
+    cuda::check(cudaStreamEndCapture(stream_, &graph));
+    cuda::check(cudaGraphInstantiate(&executable_, graph, 0));
+    cuda::check(cudaGraphDestroy(graph));
+  }
+  Graph(Graph const&) = delete;
+  Graph& operator=(Graph const&) = delete;
+  ~Graph() {
+    cudaGraphExecDestroy(executable_);
+    cudaStreamDestroy(stream_);
+  }
+  /// The median time of one run; in milliseconds.
+  [[nodiscard]] double median_milliseconds(int repeats = 7) const {
+    return bench::median_milliseconds(
+        stream_, [this] { cuda::check(cudaGraphLaunch(executable_, stream_)); }, repeats);
+  }
+
+ private:
+  cudaStream_t stream_{};
+  cudaGraphExec_t executable_{};
+};
+
 /// Device memory of a benchmark.
 template <class T>
 class Buffer {

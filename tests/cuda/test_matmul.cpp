@@ -90,14 +90,18 @@ void check_mma(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
   product.check();
 }
 
-template <int TokenTiles, bool Grouped>
-void check_decode(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) {
+template <int Bits, int TokenTiles, int PieceSteps, bool Corrected>
+void check_decode(ProductCase const& c, ThreadOrder order = ThreadOrder::rising,
+                  DecodeDevice const& device = {227 * 1024, 2}) {
+  REQUIRE(c.x_bits == Bits);
   Operands const operands(c);
   HostProduct product(operands, StagedOrder::bytes);
   product.p.staged = nullptr;  // decode takes activations as they are, and sums them itself
   product.p.x_sums = nullptr;
-  using Kernel = Decode<TokenTiles, Grouped>;
-  run_on_host(Kernel::grid(product.p), Kernel{product.p}, order);
+  using Kernel = Decode<Bits, TokenTiles, PieceSteps, Corrected>;
+  DecodePlan const plan = Kernel::plan_of(product.p, device);
+  REQUIRE(plan.bytes <= device.shared_bytes);
+  run_on_host(plan.grid(), Kernel{product.p, plan}, order);
   product.check();
 }
 
@@ -133,7 +137,11 @@ void check_float(ProductCase const& c, ThreadOrder order = ThreadOrder::rising) 
          stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(values.data()) % 16 == 0};
   p.bias = c.bias ? operands.bias.data() : nullptr;
   p.y = {y.data(), OutputType::float32, c.out + 1, static_cast<int>(c.tokens), static_cast<int>(c.out)};
-  if constexpr (requires { Kernel::grid(p); }) run_on_host(Kernel::grid(p), Kernel{p}, order);
+  if constexpr (requires { Kernel::plan_of(p, DecodeDevice{}); }) {
+    DecodePlan const plan = Kernel::plan_of(p, {.shared_bytes = 227 * 1024, .multiprocessors = 2});
+    REQUIRE(plan.bytes <= 227 * 1024);
+    run_on_host(plan.grid(), Kernel{p, plan}, order);
+  } else if constexpr (requires { Kernel::grid(p); }) run_on_host(Kernel::grid(p), Kernel{p}, order);
   else run_on_host(plain_grid(p.y), Kernel{p}, order);
   auto const expected = operands.expected(values, stride);
   std::int64_t wrong = 0;
@@ -211,43 +219,97 @@ TEST_CASE("multiply_mma: nibbles", "[cuda][matmul]") {
 }
 
 TEST_CASE("decode: one scale per output", "[cuda][matmul]") {
-  check_decode<1, false>({.tokens = 1, .out = 70, .in = 700, .bias = true}, ThreadOrder::eager);
-  check_decode<1, false>({.tokens = 8, .out = 32, .in = 64, .x_bits = 8, .x_asymmetric = true});
-  check_decode<2, false>({.tokens = 13,
-                          .out = 5,
-                          .in = 1030,
-                          .x_bits = 8,
-                          .w_asymmetric = true,
-                          .x_asymmetric = true,
-                          .bias = true,
-                          .extra = 1},
-                         ThreadOrder::falling);
-  check_decode<2, false>(
+  check_decode<4, 1, 0, false>({.tokens = 1, .out = 70, .in = 700, .bias = true}, ThreadOrder::eager);
+  check_decode<8, 1, 0, true>({.tokens = 8, .out = 32, .in = 64, .x_bits = 8, .x_asymmetric = true});
+  check_decode<8, 1, 0, false>({.tokens = 5, .out = 113, .in = 4500, .x_bits = 8, .extra = 1});
+  check_decode<8, 2, 0, true>({.tokens = 13,
+                               .out = 5,
+                               .in = 1030,
+                               .x_bits = 8,
+                               .w_asymmetric = true,
+                               .x_asymmetric = true,
+                               .bias = true,
+                               .extra = 1},
+                              ThreadOrder::falling);
+  check_decode<4, 2, 0, true>(
       {.tokens = 16, .out = 33, .in = 201, .w_asymmetric = true, .x_asymmetric = true, .extra = 2},
       ThreadOrder::shuffled);
+  check_decode<4, 2, 0, false>({.tokens = 16, .out = 100, .in = 5000}, ThreadOrder::shuffled);
+}
+
+TEST_CASE("decode_plan: all warps have weights, and activations fit", "[cuda][matmul]") {
+  DecodeShape shape{.panels = 256,
+                    .tiles = 224,
+                    .tokens = 16,
+                    .x_bits = 4,
+                    .panels_of_set = 2,
+                    .bite = 4,
+                    .slot_bytes = 40 * 1024};
+  DecodePlan const whole = decode_plan(shape, {227 * 1024, 132});
+  CHECK(whole.sets == 128);
+  CHECK(whole.blocks == 128);
+  CHECK(whole.rounds == 4);  // of 64 tiles
+  CHECK(whole.slices() == 1);
+  CHECK(whole.bytes == 16 * (4 * 2048 + 16) + 40 * 1024);
+  CHECK(decode_plan(shape, {227 * 1024, 100}).blocks == 100);
+  shape.x_bits = 8;
+  DecodePlan const sliced = decode_plan(shape, {227 * 1024, 132});
+  CHECK(sliced.slices() == 4);
+  CHECK(sliced.bytes <= 227 * 1024);
+  CHECK(sliced.slot_offset == 2 * 16 * sliced.row_stride);
+  CHECK(decode_plan(shape, {99 * 1024, 132}).bytes > 99 * 1024);  // fewer tokens do
+  shape.tokens = 4;
+  CHECK(decode_plan(shape, {99 * 1024, 132}).bytes <= 99 * 1024);
+}
+
+TEST_CASE("decode: activations in slices", "[cuda][matmul]") {
+  for (ThreadOrder const order : {ThreadOrder::eager, ThreadOrder::falling}) {
+    check_decode<4, 2, 0, false>({.tokens = 16, .out = 100, .in = 12416}, order, {120 * 1024, 2});
+    check_decode<8, 2, 4, false>({.tokens = 6, .out = 70, .in = 10240, .group = 128, .x_bits = 8}, order,
+                                 {90 * 1024, 2});
+  }
 }
 
 TEST_CASE("decode: a scale per group", "[cuda][matmul]") {
-  check_decode<1, true>({.tokens = 3, .out = 40, .in = 704, .group = 32, .bias = true}, ThreadOrder::eager);
-  check_decode<1, true>({.tokens = 8,
-                         .out = 20,
-                         .in = 2200,
-                         .group = 128,
-                         .x_bits = 8,
-                         .w_asymmetric = true,
-                         .x_asymmetric = true},
-                        ThreadOrder::falling);
-  check_decode<2, true>({.tokens = 11,
-                         .out = 33,
-                         .in = 1100,
-                         .group = 64,
-                         .w_asymmetric = true,
-                         .x_asymmetric = true,
-                         .x_grouped = true,
-                         .bias = true,
-                         .extra = 3},
-                        ThreadOrder::shuffled);
-  check_decode<2, true>({.tokens = 16, .out = 16, .in = 500, .group = 96, .x_bits = 8, .x_grouped = true});
+  check_decode<4, 1, 1, false>({.tokens = 3, .out = 40, .in = 704, .group = 32, .bias = true},
+                               ThreadOrder::eager);
+  check_decode<4, 1, 2, false>({.tokens = 4, .out = 40, .in = 5000, .group = 192, .bias = true},
+                               ThreadOrder::eager);
+  check_decode<4, 1, 4, false>({.tokens = 1, .out = 100, .in = 9000, .group = 128, .bias = true},
+                               ThreadOrder::shuffled);
+  check_decode<8, 1, 2, true>({.tokens = 8,
+                               .out = 20,
+                               .in = 2200,
+                               .group = 128,
+                               .x_bits = 8,
+                               .w_asymmetric = true,
+                               .x_asymmetric = true},
+                              ThreadOrder::falling);
+  check_decode<4, 2, 2, true>({.tokens = 11,
+                               .out = 33,
+                               .in = 1100,
+                               .group = 64,
+                               .w_asymmetric = true,
+                               .x_asymmetric = true,
+                               .x_grouped = true,
+                               .bias = true,
+                               .extra = 3},
+                              ThreadOrder::shuffled);
+  check_decode<4, 1, 4, false>({.tokens = 3, .out = 20, .in = 4000, .group = 1536});
+  check_decode<8, 1, 2, true>({.tokens = 3,
+                               .out = 20,
+                               .in = 9000,
+                               .group = 4480,
+                               .x_bits = 8,
+                               .w_asymmetric = true,
+                               .x_asymmetric = true,
+                               .x_grouped = true});
+  check_decode<8, 2, 1, true>(
+      {.tokens = 16, .out = 16, .in = 500, .group = 96, .x_bits = 8, .x_grouped = true});
+  check_decode<8, 2, 1, false>({.tokens = 16, .out = 40, .in = 1500, .group = 96, .x_bits = 8},
+                               ThreadOrder::falling);
+  check_decode<8, 2, 4, false>({.tokens = 16, .out = 40, .in = 4400, .group = 256, .x_bits = 8},
+                               ThreadOrder::eager);
 }
 
 TEST_CASE("multiply_plain: any group", "[cuda][matmul]") {
@@ -270,11 +332,19 @@ TEST_CASE("multiply_plain: any group", "[cuda][matmul]") {
 }
 
 TEST_CASE("W4A16 kernels stay within the bound", "[cuda][matmul]") {
-  check_float<Half, DecodeFloat<Half, 1>>({.tokens = 5, .out = 40, .in = 600, .bias = true},
-                                          ThreadOrder::eager);
-  check_float<BFloat16, DecodeFloat<BFloat16, 2>>(
+  check_float<Half, DecodeFloat<Half, 1, 0>>({.tokens = 5, .out = 40, .in = 600, .bias = true},
+                                             ThreadOrder::eager);
+  check_float<BFloat16, DecodeFloat<BFloat16, 2, 1>>(
       {.tokens = 14, .out = 35, .in = 331, .group = 32, .w_asymmetric = true, .extra = 1},
       ThreadOrder::falling);
+  check_float<Half, DecodeFloat<Half, 1, 4>>(
+      {.tokens = 8, .out = 70, .in = 5000, .group = 128, .w_asymmetric = true, .bias = true},
+      ThreadOrder::shuffled);
+  check_float<Half, DecodeFloat<Half, 1, 4>>(
+      {.tokens = 2, .out = 20, .in = 4000, .group = 1536, .w_asymmetric = true});
+  check_float<Half, DecodeFloat<Half, 1, 0>>({.tokens = 8, .out = 70, .in = 10000}, ThreadOrder::falling);
+  check_float<Half, DecodeFloat<Half, 2, 0>>(
+      {.tokens = 16, .out = 20, .in = 3000, .w_asymmetric = true, .extra = 8}, ThreadOrder::eager);
   check_float<Half, MultiplyFloat<Half>>(
       {.tokens = 40, .out = 70, .in = 329, .group = 128, .w_asymmetric = true, .bias = true, .extra = 7},
       ThreadOrder::eager);

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <dartquant/core/half.hpp>
+#include <dartquant/cuda/activations.cuh>
 
 #include "support/host_thread.hpp"
 
@@ -95,5 +96,24 @@ std::uint32_t subtract_pair(HostThread const&, T, std::uint32_t a, std::uint32_t
   }
   return pair;
 }
+
+inline std::uint32_t subtract_from_16th(HostThread const&, std::uint32_t a, std::uint32_t b) {
+  std::uint32_t pair = 0;
+  for (int k = 0; k < 32; k += 16) {
+    float const difference = to_float(Half{static_cast<std::uint16_t>(a >> k)}) / 16 -
+                             to_float(Half{static_cast<std::uint16_t>(b >> k)});
+    pair |= static_cast<std::uint32_t>(from_float<Half>(difference).bits) << k;
+  }
+  return pair;
+}
+inline std::uint32_t mask_and_flip(HostThread const&, std::uint32_t word, std::uint32_t mask,
+                                   std::uint32_t flip) {
+  return (word & mask) ^ flip;
+}
+
+inline cuda::Words4 read_once(HostThread const&, cuda::Words4 const* address) { return *address; }
+inline void fetch_to_cache(HostThread const&, void const*) {}
+inline void let_dependents_start(HostThread const&) {}
+inline void wait_for_predecessors(HostThread const&) {}
 
 }  // namespace dartquant::test

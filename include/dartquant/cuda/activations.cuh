@@ -20,6 +20,26 @@ struct alignas(16) Words4 {
 /// two operations take them out of a word of nibbles.
 struct EightLevels {
   std::uint32_t even, odd;
+
+  /// Unsigned nibbles minus `zero`, in order in the word.
+  [[nodiscard]] DARTQUANT_DEVICE static EightLevels of_nibbles(std::uint32_t word, int zero) {
+    std::uint32_t const zeros = 0x01010101u * static_cast<std::uint32_t>(zero);
+    // 128 + level - zero stays in its byte; then the 128 becomes the sign.
+    return {(((word & 0x0F0F0F0Fu) | 0x80808080u) - zeros) ^ 0x80808080u,
+            (((word >> 4 & 0x0F0F0F0Fu) | 0x80808080u) - zeros) ^ 0x80808080u};
+  }
+  template <class Thread>
+  [[nodiscard]] DARTQUANT_DEVICE static EightLevels of_bytes(Thread const& thread, std::uint32_t low,
+                                                             std::uint32_t high) {
+    return {select_bytes(thread, low, high, 0x6420), select_bytes(thread, low, high, 0x7531)};
+  }
+  /// The first `left` of the channels, zeros instead of the others.
+  [[nodiscard]] DARTQUANT_DEVICE EightLevels first(int left) const {
+    if (left >= 8) return *this;
+    if (left <= 0) return {0, 0};
+    return {left < 7 ? even & ((1u << (8 * ((left + 1) / 2))) - 1) : even,
+            odd & ((1u << (8 * (left / 2))) - 1)};
+  }
 };
 
 /// Plain quantized activations X [tokens, channels], as docs/int4_format.md describes them, for kernels.
@@ -66,27 +86,16 @@ struct Activations {
   [[nodiscard]] DARTQUANT_DEVICE EightLevels eight(Thread const& thread, int token, int channel) const {
     int const left = channels - channel;
     if (token >= tokens || left <= 0) return {0, 0};
-    EightLevels x{};
     if (bits == 4) {
-      std::uint32_t word = bytes(token, channel / 2, (channels + 1) / 2);
-      if (zero_points == nullptr) word ^= 0x88888888u;
-      std::uint32_t const zero =
-          0x01010101u * static_cast<std::uint32_t>(zero_points == nullptr ? 8 : zero_point(token, channel));
-      // 128 + level - zero stays in its byte; then the 128 becomes the sign.
-      x.even = (((word & 0x0F0F0F0Fu) | 0x80808080u) - zero) ^ 0x80808080u;
-      x.odd = (((word >> 4 & 0x0F0F0F0Fu) | 0x80808080u) - zero) ^ 0x80808080u;
-    } else {
-      std::uint32_t const flip = zero_points == nullptr ? 0 : 0x80808080u;
-      std::uint32_t const low = bytes(token, channel, channels) ^ flip;
-      std::uint32_t const high = bytes(token, channel + 4, channels) ^ flip;
-      x.even = select_bytes(thread, low, high, 0x6420);
-      x.odd = select_bytes(thread, low, high, 0x7531);
+      std::uint32_t const word = bytes(token, channel / 2, (channels + 1) / 2);
+      return (zero_points == nullptr ? EightLevels::of_nibbles(word ^ 0x88888888u, 8)
+                                     : EightLevels::of_nibbles(word, zero_point(token, channel)))
+          .first(left);
     }
-    if (left < 8) {
-      if (left < 7) x.even &= (1u << (8 * ((left + 1) / 2))) - 1;
-      x.odd &= (1u << (8 * (left / 2))) - 1;
-    }
-    return x;
+    std::uint32_t const flip = zero_points == nullptr ? 0 : 0x80808080u;
+    return EightLevels::of_bytes(thread, bytes(token, channel, channels) ^ flip,
+                                 bytes(token, channel + 4, channels) ^ flip)
+        .first(left);
   }
 
   /// What `eight` leaves of the zero point: of unsigned 8-bit levels zero_point - 128.

@@ -55,9 +55,12 @@ struct FloatProduct {
   }
   /// Two copies of the float that a level + 8, put into the last bits of `float_base`, is greater by than
   /// level - zero point.
-  [[nodiscard]] DARTQUANT_DEVICE std::uint32_t zero_pair(int panel, int group, int row) const {
-    int const zero = 8 + (w.zero_points == nullptr ? 0 : w.zero_points[w.cell(panel, group, row)]);
+  [[nodiscard]] DARTQUANT_DEVICE std::uint32_t zero_pair(std::int64_t cell) const {
+    int const zero = 8 + (w.zero_points == nullptr ? 0 : w.zero_points[cell]);
     return float_base() + 0x00010001u * static_cast<std::uint32_t>(zero);
+  }
+  [[nodiscard]] DARTQUANT_DEVICE std::uint32_t zero_pair(int panel, int group, int row) const {
+    return zero_pair(w.cell(panel, group, row));
   }
   /// Two copies of a float whose last bit weighs 1: 1024 in binary16, 128 in bfloat16.
   [[nodiscard]] static DARTQUANT_DEVICE constexpr std::uint32_t float_base() {
@@ -65,17 +68,42 @@ struct FloatProduct {
   }
 };
 
-/// The eight levels of a word, minus the zero point, as four pairs of floats: channels 0 4, 1 5, 2 6, 3 7.
+/// What is subtracted from levels in the float form: zero_pair, and for binary16 also a 16th of what levels
+/// have that lie four bits higher.
+template <class T>
+struct ZeroPair {
+  std::uint32_t at_0 = 0, at_4 = 0;
+  ZeroPair() = default;
+  DARTQUANT_DEVICE explicit ZeroPair(std::uint32_t pair) : at_0(pair) {
+    // 1024 + zero in binary16 becomes 64 + zero: the units of 64 .. 127 are 1 / 16.
+    if constexpr (std::is_same_v<T, Half>) at_4 = ((pair & 0x003F003Fu) << 4) + 0x54005400u;
+  }
+};
+
+/// The eight levels of a word, minus the zero point, as four pairs of floats: channels 0 4, 1 5, 2 6, 3 7. A
+/// nibble becomes the last bits of a float, its sign bit flipped: that of level + 8. Binary16 has room for a
+/// second nibble in place, as 1024 + 16 (level + 8), which a product with 1 / 16 brings to its size.
 template <class T>
 struct DequantizedPairs {
   std::uint32_t pair[4];
   template <class Thread>
-  DARTQUANT_DEVICE DequantizedPairs(Thread const& thread, std::uint32_t word, std::uint32_t zero_pair) {
-    word ^= 0x88888888u;
+  DARTQUANT_DEVICE DequantizedPairs(Thread const& thread, std::uint32_t word, ZeroPair<T> zero) {
+    constexpr std::uint32_t base = FloatProduct<T>::float_base();
+    if constexpr (std::is_same_v<T, Half>) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      pair[i] = subtract_pair(thread, T{}, (word >> (4 * i) & 0x000F000Fu) | FloatProduct<T>::float_base(),
-                              zero_pair);
+      for (int i = 0; i < 4; i += 2) {
+        std::uint32_t const two = word >> (4 * i);
+        pair[i] = subtract_pair(thread, T{}, mask_and_flip(thread, two, 0x000F000Fu, base | 0x00080008u),
+                                zero.at_0);
+        pair[i + 1] = subtract_from_16th(thread, mask_and_flip(thread, two, 0x00F000F0u, base | 0x00800080u),
+                                         zero.at_4);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        pair[i] = subtract_pair(
+            thread, T{}, mask_and_flip(thread, word >> (4 * i), 0x000F000Fu, base | 0x00080008u), zero.at_0);
+    }
   }
 };
 
@@ -91,11 +119,11 @@ struct ActivationPairs {
 /// dot += 16 outputs x 32 channels of weights times 8 tokens.
 template <class T, class Thread>
 DARTQUANT_DEVICE void multiply_pairs(Thread const& thread, float (&dot)[4], DequantizedPairs<T> const& row,
-                                     DequantizedPairs<T> const& row_plus_8, ActivationPairs const& x) {
+                                     DequantizedPairs<T> const& row_plus_8, std::uint32_t const (&x)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     std::uint32_t const a[4] = {row.pair[i], row_plus_8.pair[i], row.pair[i + 1], row_plus_8.pair[i + 1]};
-    multiply_floats(thread, T{}, dot, a, x.pair[i], x.pair[i + 1]);
+    multiply_floats(thread, T{}, dot, a, x[i], x[i + 1]);
   }
 }
 

@@ -22,6 +22,12 @@ struct Output {
   std::int64_t stride;
   int tokens, out;
 
+  /// The tokens first .. first + count - 1.
+  [[nodiscard]] Output rows(int first, int count) const {
+    std::int64_t const bytes = first * stride * (type == OutputType::float32 ? 4 : 2);
+    return {static_cast<std::byte*>(data) + bytes, type, stride, count, out};
+  }
+
   /// Values outside Y are dropped.
   template <class Thread>
   DARTQUANT_DEVICE void store(Thread const& thread, int token, int i, float value) const {

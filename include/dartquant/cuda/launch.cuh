@@ -24,6 +24,27 @@ template <class Body>
   else return 1;
 }
 
+/// Body::overlaps, where it has one: whether it waits by itself for what the kernels before it write
+/// (wait_for_predecessors), so that its blocks may start while theirs end.
+template <class Body>
+[[nodiscard]] constexpr bool overlaps() {
+  if constexpr (requires { Body::overlaps; }) return Body::overlaps;
+  else return false;
+}
+
+/// Whether there is code for the very architecture of the current device, and it is one where kernels can
+/// wait for others: 9.0 and newer. Older code, translated by the driver, could not.
+[[nodiscard]] inline bool device_overlaps() {
+  constexpr int compiled[] = {__CUDA_ARCH_LIST__};
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  bool found = false;
+  for (int const architecture : compiled) found = found || architecture == 100 * major + 10 * minor;
+  return major >= 9 && found;
+}
+
 }  // namespace detail
 
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
@@ -34,7 +55,8 @@ __global__ void __launch_bounds__(Body::threads, detail::blocks_of<Body>()) body
 }
 
 /// Starts `body` on `stream`. No allocation, no synchronisation; may be captured in a CUDA graph. More than
-/// 48 KiB of shared memory are asked for as the runtime demands. Errors: CudaError.
+/// 48 KiB of shared memory are asked for as the runtime demands. Bodies that overlap are launched as what
+/// CUDA calls programmatic dependents. Errors: CudaError.
 template <class Body>
 void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
   static_assert(std::is_trivially_copyable_v<Body>, "the parameters of a kernel are copied to the device");
@@ -44,8 +66,22 @@ void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
                                static_cast<int>(grid.shared_bytes)));
   dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
                     static_cast<unsigned>(grid.blocks_z)};
-  body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
-  check(cudaGetLastError());
+  if constexpr (detail::overlaps<Body>()) {
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = blocks;
+    config.blockDim = Body::threads;
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = detail::device_overlaps() ? 1 : 0;
+    check(cudaLaunchKernelEx(&config, body_kernel<Body>, body));
+  } else {
+    body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+    check(cudaGetLastError());
+  }
 }
 
 }  // namespace dartquant::cuda

@@ -84,10 +84,11 @@ struct MultiplyFloat {
     for (int i = 0; i < panels; ++i) {
       Words4 const a = Block::weights(thread, weights, i);
       int const panel = Block::first_panel(thread) + i;
-      DequantizedPairs<T> const low(thread, a.v[2 * step], p.zero_pair(panel, group, row));
-      DequantizedPairs<T> const high(thread, a.v[2 * step + 1], p.zero_pair(panel, group, row + 8));
+      DequantizedPairs<T> const low(thread, a.v[2 * step], ZeroPair<T>(p.zero_pair(panel, group, row)));
+      DequantizedPairs<T> const high(thread, a.v[2 * step + 1],
+                                     ZeroPair<T>(p.zero_pair(panel, group, row + 8)));
 #pragma unroll
-      for (int j = 0; j < token_tiles; ++j) multiply_pairs(thread, dot[i][j], low, high, b[j]);
+      for (int j = 0; j < token_tiles; ++j) multiply_pairs(thread, dot[i][j], low, high, b[j].pair);
     }
   }
   template <class Thread>

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include <dartquant/cuda/activations.cuh>
 #include <dartquant/cuda/device_thread.cuh>
 
 namespace dartquant::cuda {
@@ -34,7 +35,8 @@ __device__ inline void multiply_bytes(DeviceThread const&, int (&c)[4], std::uin
 #endif
 }
 
-/// Whether this code is for an architecture that multiplies nibbles in hardware; elsewhere kernels end at once.
+/// Whether this code is for an architecture that multiplies nibbles in hardware; elsewhere kernels end at
+/// once.
 __device__ constexpr bool has_nibbles(DeviceThread const&) {
 #if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
   return true;
@@ -106,6 +108,51 @@ __device__ inline std::uint32_t subtract_pair(DeviceThread const&, BFloat16, std
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(b), "r"(0xBF80BF80u), "r"(a));
 #endif
   return difference;
+}
+
+/// a / 16 - b of two binary16 in a word, rounded once.
+__device__ inline std::uint32_t subtract_from_16th(DeviceThread const&, std::uint32_t a, std::uint32_t b) {
+  std::uint32_t difference = 0;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(a), "r"(0x2C002C00u), "r"(b ^ 0x80008000u));
+  return difference;
+}
+
+/// (word & mask) ^ flip: one operation, which compilers split where both are constants.
+__device__ inline std::uint32_t mask_and_flip(DeviceThread const&, std::uint32_t word, std::uint32_t mask,
+                                              std::uint32_t flip) {
+  std::uint32_t result = 0;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(result) : "r"(word), "r"(mask), "r"(flip));
+  return result;
+}
+
+/// 16 bytes of weights, which this kernel reads once: the caches near the processors need not keep them.
+__device__ inline Words4 read_once(DeviceThread const&, Words4 const* address) {
+  Words4 words;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words.v[0]), "=r"(words.v[1]), "=r"(words.v[2]), "=r"(words.v[3])
+               : "l"(address));
+  return words;
+}
+
+/// Asks for the 128 bytes around an address to be brought into the cache of the device. It can be the stale
+/// bytes of a location that is being written: who reads it later finds what is right.
+__device__ inline void fetch_to_cache(DeviceThread const&, void const* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+/// Kernels that are launched to overlap their predecessors (Body::overlaps, see launch.cuh): the kernel
+/// behind this one may start as soon as all blocks of this one have called let_dependents_start; what kernels
+/// before this one have written is there when wait_for_predecessors returns, and they have read what they had
+/// to. Without 9.0 and its instructions, kernels start one behind the other.
+__device__ inline void let_dependents_start(DeviceThread const&) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_predecessors(DeviceThread const&) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 }  // namespace dartquant::cuda
