@@ -63,8 +63,9 @@ TEST_CASE("conversion holds a few tensors of one layer, never the checkpoint", "
   double const folding = growth([&] {
     static_cast<void>(fold(cpu, model, rotations, folder / "folded", {.rotations = {.r1 = true}}));
   });
-  // The program and its buffers take some MB of their own; the whole checkpoint, 34 MB, would not fit.
-  constexpr double own = 10e6;
+  // The program and its buffers take 9 to 14 MB of their own, most where other work delays the thread that
+  // reads back; the whole checkpoint, 34 MB, would not fit beside them.
+  constexpr double own = 16e6;
   CHECK(folding < 4 * layer + own);
   double const packing = growth([&] {
     QuantizedFolderOptions options;
