@@ -42,6 +42,16 @@ void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& p
     norm = {call.norm->gain, static_cast<ElementType>(call.norm->gain_type), call.norm->epsilon};
   RowTransformStep const step =
       transform_step(plan, transform_of(call), call.norm == nullptr ? nullptr : &norm, rows_of(*call.x));
+  if (call.norm == nullptr) {
+    if (call.q == nullptr) {
+      auto const strips = plan_strips(transform_of(call), rows_of(*call.x), rows_of(*call.y));
+      if (strips && launch_strips(stream, *strips, step.factor, rows_of(*call.y))) return;
+      if (launch_base_strips(stream, transform_of(call), rows_of(*call.x), step.factor, rows_of(*call.y))) return;
+    } else {
+      auto const strips = plan_strips(transform_of(call), rows_of(*call.x), rows_of(*call.q));
+      if (strips && launch_strips(stream, *strips, step.factor, step.x.type, rows_of(*call.q), call.clip_ratio)) return;
+    }
+  }
   if (call.q == nullptr) launch_hadamard(stream, plan, step, rows_of(*call.y));
   else launch_quantize(stream, plan, step, rows_of(*call.q), call.clip_ratio);
 }
@@ -57,6 +67,7 @@ bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotati
 }
 
 void launch_dequantize(cudaStream_t stream, DequantizeRows const& body) {
+  if (launch_octets(stream, body)) return;
   launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / DequantizeRows::threads + 1)}, body);
 }
 

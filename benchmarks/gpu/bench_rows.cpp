@@ -2,6 +2,8 @@
 // gpu_bench_rows: the kernels on rows against a copy of as many bytes, measured in the same run. GB/s count
 // what must be moved: each input read once, each result written once.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -19,14 +21,18 @@ namespace {
 using namespace dartquant;
 using namespace dartquant::bench;
 
-/// Values of a random walk of bits: normal enough for ranges, never zeros, which would use less power.
+/// Values of a random walk of bits: normal enough for ranges, never zeros, which would use less power. They
+/// come again after 2^20.
 std::vector<std::uint16_t> random_bfloat16(std::size_t count) {
+  constexpr std::size_t period = std::size_t{1} << 20;
   std::vector<std::uint16_t> values(count);
   std::uint32_t state = 1;
-  for (std::uint16_t& v : values) {
+  for (std::size_t i = 0; i < std::min(count, period); ++i) {
     state = state * 1664525u + 1013904223u;
-    v = to_bfloat16(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f).bits;
+    values[i] = to_bfloat16(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f).bits;
   }
+  for (std::size_t i = period; i < count; i += period)
+    std::copy_n(values.begin(), std::min(period, count - i), values.begin() + static_cast<std::ptrdiff_t>(i));
   return values;
 }
 

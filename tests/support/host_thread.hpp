@@ -47,6 +47,8 @@ class HostThread {
   int blocks_y() const;
   int blocks_z() const;
 
+  static int here(int x) { return x; }
+
   void synchronize() const;
   void synchronize_warp() const;
   std::byte* shared() const;
@@ -106,6 +108,18 @@ class HostThread {
   template <class T>
   static T from_float(float x) {
     return dartquant::from_float<T>(x);
+  }
+  template <class T>
+  static std::uint32_t from_floats(float low, float high) {
+    return from_float<T>(low).bits | static_cast<std::uint32_t>(from_float<T>(high).bits) << 16;
+  }
+  static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
+    return (upper & 0xFFFFFF00u) | (x >> (8 * k) & 0xFFu);
+  }
+  std::uint32_t reduce_max(std::uint32_t x) const {
+    std::uint32_t most = 0;
+    for (std::uint32_t const other : gather_warp(x)) most = other > most ? other : most;
+    return most;
   }
 
  private:

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <dartquant/cuda/row_transform.cuh>
+
+namespace dartquant::cuda {
+
+// The fast way through rows of whole Hadamard blocks of 2^m channels, 6 <= m <= 15: a block of threads works
+// on one *strip* after another, 64 * threads consecutive channels, and the next strip is on its way to shared
+// memory (cp.async, in the element type) while it does. Everything that a value's instructions depend on is
+// a constant: element type, m, threads.
+//
+//   unit     a thread holds 64 consecutive channels: stages 1 .. 32
+//   middle   16 vectors of 4 channels, 64 (1024) channels apart: 4 stages, none up to m = 10, one up to 14
+//   last     16 vectors of 4 channels, or where at most 3 stages are left, 8 of 8 channels; they stay in
+//            registers.
+// A value costs one addition per stage and per exchange between two steps 8 bytes of shared memory. Up to
+// m = 11 a warp's channels are whole blocks, so that only the warp waits for itself.
+
+/// A strip: its row, its first channel there and how many channels it has.
+struct StripPlace {
+  std::uint32_t row = 0;
+  index_t first = 0;
+  int count = 0;
+};
+
+/// Where strips lie in a matrix: each in one row, `row_strips` per row of `cols` channels, the last of a row
+/// as long as there are channels. A matrix without gaps between its rows may be passed as one row.
+struct StripRows {
+  void const* x = nullptr;
+  index_t stride = 0, cols = 0;
+  std::uint32_t strips = 0;
+  Divider row_strips;
+
+  /// A strip of at most `values` channels.
+  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip, int values) const {
+    std::uint32_t const row = row_strips.quotient(strip);
+    index_t const first = static_cast<index_t>(strip - row * row_strips.divisor) * values;
+    index_t const rest = cols - first;
+    return {row, first, rest < values ? static_cast<int>(rest) : values};
+  }
+};
+
+namespace detail {
+
+/// Where vector v of a strip lies in shared memory, in vectors. Threads that write vectors of consecutive units,
+/// or read consecutive vectors or every second one, touch all banks evenly.
+[[nodiscard]] DARTQUANT_HD constexpr int strip_swizzle(int v) { return v ^ (((v >> 4) & 7) ^ ((v >> 3) & 1)); }
+
+/// Vector v + offset of a strip, given `at`, 16 times the place of v. The two share no bit, so that their places
+/// differ by an exclusive or of the low bits and a constant distance.
+[[nodiscard]] DARTQUANT_HD inline Float4& strip_vector(std::byte* shared, int at, int offset) {
+  int const place = 16 * strip_swizzle(offset);
+  return *reinterpret_cast<Float4*>(shared + (at ^ (place & 127)) + (place & ~127));
+}
+
+/// Where 16 bytes of a fetched strip lie, in 16 bytes; and in bytes, from where the first of them do.
+[[nodiscard]] DARTQUANT_HD constexpr int staged(int chunk) { return chunk ^ ((chunk >> 3) & 7); }
+[[nodiscard]] DARTQUANT_HD constexpr int staged_at(int at, int offset) {
+  return (at ^ (16 * staged(offset) & 127)) + (16 * staged(offset) & ~127);
+}
+
+/// The thread's unit of a fetched strip.
+template <class T, class Thread>
+DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, float (&x)[64]) {
+  constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;
+  int const unit = 16 * staged(chunks * thread.here(thread.index()));
+  for (int k = 0; k < chunks; ++k) {
+    Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + strip_at + staged_at(unit, k));
+    for (int e = 0; e < 4; ++e) {
+      if constexpr (sizeof(T) == 4) {
+        x[4 * k + e] = std::bit_cast<float>(raw.x[e]);
+      } else {
+        x[8 * k + 2 * e] = thread.to_float(T{static_cast<std::uint16_t>(raw.x[e])});
+        x[8 * k + 2 * e + 1] = thread.to_float(T{static_cast<std::uint16_t>(raw.x[e] >> 16)});
+      }
+    }
+  }
+}
+
+/// And where it goes as floats.
+template <class Thread>
+DARTQUANT_DEVICE void store_unit64(Thread const& thread, float const (&x)[64]) {
+  int const unit = 16 * strip_swizzle(16 * thread.here(thread.index()));
+  for (int k = 0; k < 16; ++k)
+    strip_vector(thread.shared(), unit, k) = {{x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]}};
+}
+
+template <int Stages>
+DARTQUANT_HD void stages_of(float (&v)[16][4]) {
+  if constexpr ((Stages & 1) != 0) butterfly_stage<1>(v);
+  if constexpr ((Stages & 2) != 0) butterfly_stage<2>(v);
+  if constexpr ((Stages & 4) != 0) butterfly_stage<4>(v);
+  if constexpr ((Stages & 8) != 0) butterfly_stage<8>(v);
+}
+
+}  // namespace detail
+
+/// The transform of strips for one element type and block length; the first part of a kernel.
+template <class T, int LogLength, int Threads>
+struct StripTransform {
+  static_assert(LogLength >= 6 && LogLength <= 15 && (64 * Threads) % (1 << LogLength) == 0);
+  static constexpr int threads = Threads, values = 64 * Threads;
+  static constexpr bool exchanges = true;
+  static constexpr int floats_bytes = 4 * values, staged_bytes = static_cast<int>(sizeof(T)) * values;
+  static constexpr int shared_bytes = floats_bytes + staged_bytes;
+  static constexpr bool warp_only = LogLength <= 11 || Threads == 32;
+
+  /// The last step: the stages from `done` on, vectors first + offset(j).
+  static constexpr int done = LogLength <= 10 ? 6 : LogLength <= 14 ? 10 : 14;
+  static constexpr bool wide = LogLength - done <= 3;  ///< vectors are neighbours in pairs
+  static constexpr int log_step = LogLength <= 6 ? 5 : LogLength - 6 > 4 - wide ? LogLength - 6 : 4 - wide;
+  /// From a thread's vector j to the next, in vectors (in pairs of them where wide).
+  [[nodiscard]] DARTQUANT_HD static constexpr int offset(int j) {
+    return wide ? 2 * ((j >> 1) << log_step) + (j & 1) : j << log_step;
+  }
+  [[nodiscard]] DARTQUANT_HD static constexpr int stages() {
+    int mask = 0;  // stage 2^bit channels: 2^(bit - 2 - wide - log_step) times the step, twice as many vectors
+    for (int bit = done; bit < LogLength; ++bit) mask |= 1 << (bit - 2 - log_step);
+    return mask;
+  }
+
+  StripRows rows;
+
+  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const { return rows.place(strip, values); }
+
+  /// The first vector of a thread in the last step.
+  [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) {
+    int const low = thread & ((1 << log_step) - 1);
+    return wide ? ((thread >> log_step) << (log_step + 4)) + 2 * low : ((thread >> log_step) << (log_step + 4)) + low;
+  }
+
+  template <class Thread>
+  DARTQUANT_DEVICE static void exchange_barrier(Thread const& thread) {
+    if constexpr (warp_only) thread.synchronize_warp();
+    else thread.synchronize();
+  }
+
+  /// Starts to fetch a strip, a warp its own 2048 channels; zeros beyond its end.
+  template <class Thread>
+  DARTQUANT_DEVICE void fetch(Thread const& thread, std::uint32_t strip) const {
+    constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;  // 16 bytes
+    StripPlace const at = place(strip);
+    int const index = thread.here(thread.index()), lane = index % 32;
+    int const first = index / 32 * 2048 + each * lane;
+    T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
+    std::byte* const to = thread.shared() + floats_bytes;
+    int const place = 16 * detail::staged(2048 / each * (index / 32) + lane);
+    if (at.count == values) {
+      for (int k = 0; k < chunks; ++k)
+        thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
+    } else {
+      for (int k = 0; k < chunks; ++k) {
+        if (first + 32 * each * k < at.count)
+          thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
+        else *reinterpret_cast<Words4*>(to + detail::staged_at(place, 32 * k)) = {};
+      }
+    }
+    thread.commit_copies();
+  }
+
+  /// The strip that was fetched, transformed but for the factor, and the next one on its way. Threads of a
+  /// strip may still read the floats of the one before when this begins if `wait`.
+  template <class Thread>
+  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t, std::uint32_t next, bool wait, float (&v)[16][4]) const {
+    thread.template wait_copies<0>();
+    thread.synchronize_warp();
+    float x[64];
+    detail::load_staged<T>(thread, floats_bytes, x);
+    detail::butterfly_stage<1>(x);
+    detail::butterfly_stage<2>(x);
+    detail::butterfly_stage<4>(x);
+    detail::butterfly_stage<8>(x);
+    detail::butterfly_stage<16>(x);
+    detail::butterfly_stage<32>(x);
+    thread.synchronize_warp();
+    if (next < rows.strips) fetch(thread, next);
+    if (wait) exchange_barrier(thread);
+    detail::store_unit64(thread, x);
+    exchange_barrier(thread);
+    if constexpr (done > 6) middle<4>(thread);
+    if constexpr (done > 10) middle<8>(thread);
+    int const first = 16 * detail::strip_swizzle(first_vector(thread.here(thread.index())));
+    for (int j = 0; j < 16; ++j) {
+      Float4 const f = detail::strip_vector(thread.shared(), first, offset(j));
+      for (int e = 0; e < 4; ++e) v[j][e] = f.x[e];
+    }
+    detail::stages_of<stages()>(v);
+  }
+
+ private:
+  template <int LogStep, class Thread>
+  DARTQUANT_DEVICE static void middle(Thread const& thread) {
+    int const first = 16 * detail::strip_swizzle(held_by(thread.here(thread.index()), LogStep).first);
+    float v[16][4];
+    for (int j = 0; j < 16; ++j) {
+      Float4 const f = detail::strip_vector(thread.shared(), first, j << LogStep);
+      for (int e = 0; e < 4; ++e) v[j][e] = f.x[e];
+    }
+    detail::stages_of<15>(v);
+    for (int j = 0; j < 16; ++j)
+      detail::strip_vector(thread.shared(), first, j << LogStep) = {{v[j][0], v[j][1], v[j][2], v[j][3]}};
+    exchange_barrier(thread);
+  }
+};
+
+/// The same without a transform: straight to the registers of the threads that quantize them, 8 channels side
+/// by side.
+template <class T, int Threads>
+struct PlainStrip {
+  static constexpr int threads = Threads, values = 64 * Threads, shared_bytes = 0;
+  static constexpr bool exchanges = false, wide = true;
+  static constexpr int log_step = std::bit_width(static_cast<unsigned>(Threads)) - 1;
+  [[nodiscard]] DARTQUANT_HD static constexpr int offset(int j) { return 2 * ((j >> 1) << log_step) + (j & 1); }
+  [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) { return 2 * thread; }
+
+  StripRows rows;
+
+  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const { return rows.place(strip, values); }
+
+  template <class Thread>
+  DARTQUANT_DEVICE void fetch(Thread const&, std::uint32_t) const {}
+
+  template <class Thread>
+  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t strip, std::uint32_t, bool wait,
+                            float (&v)[16][4]) const {
+    constexpr int words = static_cast<int>(sizeof(T)) / 2;
+    StripPlace const at = place(strip);
+    if (wait) thread.synchronize();
+    int const first = 8 * thread.index();
+    T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
+    Words4 raw[8][words];
+    for (int i = 0; i < 8; ++i)
+      for (int w = 0; w < words; ++w) {
+        raw[i][w] = {};
+        if (at.count == values || first + 8 * i * Threads < at.count)
+          raw[i][w] = reinterpret_cast<Words4 const*>(from + 8 * i * Threads)[w];
+      }
+    for (int i = 0; i < 8; ++i)
+      for (int e = 0; e < 8; ++e) {
+        if constexpr (sizeof(T) == 4) {
+          v[2 * i + e / 4][e % 4] = std::bit_cast<float>(raw[i][e / 4].x[e % 4]);
+        } else {
+          v[2 * i + e / 4][e % 4] =
+              thread.to_float(T{static_cast<std::uint16_t>(raw[i][0].x[e / 2] >> (16 * (e % 2)))});
+        }
+      }
+  }
+};
+
+/// Y <- transform(X) by strips; x and y have the same type.
+template <class T, int LogLength, int Threads, int Blocks>
+struct HadamardStrips {
+  using Transform = StripTransform<T, LogLength, Threads>;
+  static constexpr int threads = Threads, blocks = Blocks;
+  Transform transform;
+  T* y = nullptr;
+  index_t y_stride = 0;
+  float factor = 1;
+
+  template <class Thread>
+  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    auto strip = static_cast<std::uint32_t>(thread.block_x());
+    auto const step = static_cast<std::uint32_t>(thread.blocks_x());
+    transform.fetch(thread, strip);
+    for (bool again = false; strip < transform.rows.strips; strip += step, again = true) {
+      float v[16][4];
+      transform.run(thread, strip, strip + step, again, v);
+      int const first = Transform::first_vector(thread.here(thread.index()));
+      StripPlace const at = transform.place(strip);
+      T* const to = y + at.row * y_stride + at.first + 4 * first;
+      if (at.count == Transform::values) store<true>(thread, v, to, 0);
+      else store<false>(thread, v, to, at.count - 4 * first);
+    }
+  }
+
+ private:
+  template <bool Whole, class Thread>
+  DARTQUANT_DEVICE void store(Thread const& thread, float const (&v)[16][4], T* to, int count) const {
+    if constexpr (Transform::wide && sizeof(T) == 2) {
+      for (int i = 0; i < 16; i += 2) {
+        int const at = 4 * Transform::offset(i);
+        if (!Whole && at >= count) continue;
+        Words4 words;
+        for (int e = 0; e < 4; ++e)
+          words.x[e] = thread.template from_floats<T>(v[i + e / 2][2 * (e & 1)] * factor,
+                                                      v[i + e / 2][2 * (e & 1) + 1] * factor);
+        *reinterpret_cast<Words4*>(to + at) = words;
+      }
+    } else {
+      for (int j = 0; j < 16; ++j) {
+        int const at = 4 * Transform::offset(j);
+        if (!Whole && at >= count) continue;
+        if constexpr (sizeof(T) == 4) {
+          *reinterpret_cast<Float4*>(to + at) = {
+              {v[j][0] * factor, v[j][1] * factor, v[j][2] * factor, v[j][3] * factor}};
+        } else {
+          auto const low = thread.template from_floats<T>(v[j][0] * factor, v[j][1] * factor);
+          auto const high = thread.template from_floats<T>(v[j][2] * factor, v[j][3] * factor);
+          *reinterpret_cast<std::uint64_t*>(to + at) = low | static_cast<std::uint64_t>(high) << 32;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace dartquant::cuda
