@@ -120,6 +120,7 @@ class Rows {
   cuda::Rows y(int i) const {
     return {sets_.y[static_cast<std::size_t>(i)]->data(), cuda::ElementType::bfloat16, rows_, cols_, cols_};
   }
+  /// In a buffer of results, where values as inputs stay what they are.
   cuda::QuantizedRows levels(int i, int bits, std::int64_t group) const {
     auto const at = static_cast<std::size_t>((i + 1) % Sets::count);
     return {rows_,
@@ -127,7 +128,7 @@ class Rows {
             bits,
             Symmetry::symmetric,
             group,
-            reinterpret_cast<std::uint8_t*>(sets_.x[at]->data()),
+            reinterpret_cast<std::uint8_t*>(sets_.y[at]->data()),
             cols_ * bits / 8,
             sets_.scales[at]->data(),
             group == 0 ? 1 : cols_ / group,

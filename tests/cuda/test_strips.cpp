@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bodies of the kernels on strips, run on the CPU, have the bytes of the CPU's calls.
 
-#include <dartquant/cuda/base_strip.cuh>
 #include <dartquant/cuda/strip_plan.hpp>
 
 #include "cuda/rows_case.hpp"
@@ -12,45 +11,48 @@ namespace {
 
 struct Case {
   std::int64_t rows, cols, block, group = 0, extra = 0;
+  bool strange = false;
+  float clip = 1;
   std::int32_t bits = 4;
   dartquant_symmetry symmetry = dartquant_symmetric;
-  float clip = 1;
 };
 
-float factor_of(std::int64_t block) {
-  return block == 0 ? 1.0f : static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
-}
-
-/// Few blocks, so that each works on several strips.
+/// On few blocks of threads, so that each works on several strips.
 template <class Body>
-void run(Random& random, std::uint32_t strips, Body const& body, int shared) {
-  test::run_on_host({.blocks_x = static_cast<int>(std::min(strips, 2u)),
-                     .shared_bytes = static_cast<std::size_t>(shared)},
-                    body, static_cast<ThreadOrder>(random() % 4));
+void run(Random& random, cuda::StripPlan const& plan, Body const& body) {
+  cuda::Grid grid = plan.grid;
+  grid.blocks_x = std::min(grid.blocks_x, 2);
+  test::run_on_host(grid, body, static_cast<ThreadOrder>(random() % 4));
 }
 
-template <class T, int LogLength, int Threads>
+/// A NaN, an infinity and a row of subnormal numbers.
+void make_strange(dartquant_matrix const& x) {
+  set(x, 0, x.cols / 2, std::numeric_limits<float>::quiet_NaN());
+  set(x, x.rows - 1, 3, -std::numeric_limits<float>::infinity());
+  for (std::int64_t j = 0; j < x.cols; ++j) set(x, 1, j, 1e-38f * static_cast<float>(j % 5));
+}
+
+template <class T>
 void check_hadamard(Random& random, Case const& c) {
   auto const type = static_cast<dartquant_type>(cuda::element_type<T>);
   CAPTURE(c.rows, c.cols, c.block, c.extra, int(type));
-  Values x(type, c.rows, c.cols, c.extra), y(type, c.rows, c.cols, c.extra), expected(type, c.rows, c.cols, c.extra);
+  Values x(type, c.rows, c.cols, c.extra), y(type, c.rows, c.cols, c.extra),
+      expected(type, c.rows, c.cols, c.extra);
   fill(random, x.m);
   Transform const transform(random, c.cols, c.block, false);
   dartquant_cpu const cpu = portable();
   Exact const space = workspace(c.cols);
   REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &expected.m, space.data(), space.size(), 0, 1) == 0);
-  auto const plan = cuda::plan_strips(transform.rows(), rows_of(x.m), rows_of(y.m));
+  auto const plan = cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(y.m), device);
   REQUIRE(plan);
-  REQUIRE(plan->log_length == LogLength);
-  REQUIRE(plan->threads == Threads);
-  using Body = cuda::HadamardStrips<T, LogLength, Threads, 1>;
-  run(random, plan->rows.strips, Body{{plan->rows}, static_cast<T*>(y.m.data), y.m.stride, factor_of(c.block)},
-      Body::Transform::shared_bytes);
+  cuda::with_hadamard_strips<T>(*plan, [&]<class Body>() {
+    run(random, *plan, cuda::hadamard_strips<Body, T>(*plan, rows_of(y.m)));
+  });
   CHECK(y.memory == expected.memory);
 }
 
-template <class T, int LogLength, int Threads, int Group>
-void check_quantize(Random& random, Case c, bool strange = false) {
+template <class T>
+void check_quantize(Random& random, Case c) {
   auto const type = static_cast<dartquant_type>(cuda::element_type<T>);
   for (int kind = 0; kind < 4; ++kind) {
     c.bits = kind % 2 == 0 ? 4 : 8;
@@ -60,29 +62,18 @@ void check_quantize(Random& random, Case c, bool strange = false) {
     Plain const expected(shape), q(shape);
     Values x(type, c.rows, c.cols, c.extra);
     fill(random, x.m);
-    if (strange) {
-      set(x.m, 0, c.cols / 2, std::numeric_limits<float>::quiet_NaN());
-      set(x.m, c.rows - 1, 3, -std::numeric_limits<float>::infinity());
-      for (std::int64_t j = 0; j < c.cols; ++j) set(x.m, 1, j, 1e-38f * static_cast<float>(j % 5));
-    }
+    if (c.strange) make_strange(x.m);
     Transform const transform(random, c.cols, c.block, false);
     dartquant_cpu const cpu = portable();
     Exact const space = workspace(c.cols);
-    dartquant_status const status = dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &expected.q, space.data(),
-                                                       space.size(), 0, 1);
+    dartquant_status const status = dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &expected.q,
+                                                       space.data(), space.size(), 0, 1);
     REQUIRE((status == 0 || dartquant_status_reason(status) == dartquant_not_finite));
-    auto const plan = cuda::plan_strips(transform.rows(), rows_of(x.m), rows_of(q.q));
+    auto const plan = cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(q.q), device);
     REQUIRE(plan);
-    REQUIRE(plan->log_length == LogLength);
-    REQUIRE(plan->threads == Threads);
-    using Body = cuda::QuantizeStrips<std::conditional_t<LogLength == 0, cuda::PlainStrip<T, Threads>, cuda::StripTransform<T, LogLength == 0 ? 6 : LogLength, Threads>>, Group, 1>;
-    cuda::QuantizedRows const r = rows_of(q.q);
-    run(random, plan->rows.strips,
-        Body{{plan->rows},
-             {r.levels, r.level_stride, r.scales, r.scale_stride, r.zero_points, r.zero_point_stride, r.bits,
-              r.symmetry, c.clip, 1},
-             factor_of(c.block)},
-        Body::shared_bytes);
+    cuda::with_quantize_strips<T>(*plan, [&]<class Body>() {
+      run(random, *plan, cuda::quantize_strips<Body>(*plan, rows_of(q.q), c.clip));
+    });
     CHECK(q.levels == expected.levels);
     CHECK(q.zero_points == expected.zero_points);
     bool same = true;
@@ -99,76 +90,118 @@ void check_quantize(Random& random, Case c, bool strange = false) {
 
 TEST_CASE("Hadamard strips: the bytes of the CPU for every length", "[rows][strips]") {
   Random random(11);
-  check_hadamard<BFloat16, 6, 32>(random, {7, 192, 64});
-  check_hadamard<BFloat16, 7, 32>(random, {9, 4096, 128, 0, 8});
-  check_hadamard<Half, 8, 32>(random, {5, 768, 256});
-  check_hadamard<float, 9, 32>(random, {5, 512, 512, 0, 4});
-  check_hadamard<BFloat16, 10, 32>(random, {3, 3072, 1024, 0, 8});
-  check_hadamard<BFloat16, 11, 32>(random, {3, 2048, 2048});
-  check_hadamard<BFloat16, 12, 64>(random, {5, 4096, 4096});
-  check_hadamard<float, 13, 128>(random, {3, 8192, 8192});
-  check_hadamard<Half, 14, 256>(random, {3, 16384, 16384});
-  check_hadamard<BFloat16, 15, 512>(random, {3, 32768, 32768});
+  check_hadamard<BFloat16>(random, {7, 192, 64});
+  check_hadamard<BFloat16>(random, {9, 4096, 128, 0, 8});
+  check_hadamard<Half>(random, {5, 768, 256});
+  check_hadamard<float>(random, {5, 512, 512, 0, 4});
+  check_hadamard<BFloat16>(random, {3, 3072, 1024, 0, 8});
+  check_hadamard<BFloat16>(random, {3, 2048, 2048});
+  check_hadamard<BFloat16>(random, {5, 4096, 4096});
+  check_hadamard<float>(random, {3, 8192, 8192});
+  check_hadamard<Half>(random, {3, 16384, 16384});
+  check_hadamard<BFloat16>(random, {3, 32768, 32768});
 }
 
-template <class T, int LogLength, int Outputs, int Threads>
-void check_base(Random& random, Case const& c, int blocks) {
-  auto const type = static_cast<dartquant_type>(cuda::element_type<T>);
-  CAPTURE(c.rows, c.cols, c.block, c.extra, int(type));
-  Values x(type, c.rows, c.cols, c.extra), y(type, c.rows, c.cols, c.extra), expected(type, c.rows, c.cols, c.extra);
-  fill(random, x.m);
-  Transform const transform(random, c.cols, c.block, false);
-  dartquant_cpu const cpu = portable();
-  Exact const space = workspace(c.cols);
-  REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &expected.m, space.data(), space.size(), 0, 1) == 0);
-  using Step = cuda::BaseStrip<T, LogLength, Outputs, Threads>;
-  Step s;
-  s.base = transform.c.base;
-  s.order = static_cast<int>(transform.c.base_order);
-  s.groups = (s.order - 1) / Outputs + 1;
-  s.values = static_cast<int>(c.block) * blocks;
-  s.staged_at = 4 * s.values;
-  s.signs_at = s.staged_at + static_cast<int>(sizeof(T)) * s.values;
-  int const shared = s.signs_at + 4 * s.order * s.groups * Outputs;
-  bool const flat = c.extra == 0;
-  s.rows = {x.m.data, x.m.stride, flat ? c.rows * c.cols : c.cols, 0, {}};
-  auto const row_strips = static_cast<std::uint32_t>((s.rows.cols - 1) / s.values + 1);
-  s.rows.strips = static_cast<std::uint32_t>(flat ? 1 : c.rows) * row_strips;
-  s.rows.row_strips = cuda::Divider(row_strips);
-  run(random, s.rows.strips,
-      cuda::HadamardBaseStrips<Step, T, 1>{s, static_cast<T*>(y.m.data), y.m.stride, factor_of(c.block)}, shared);
-  CHECK(y.memory == expected.memory);
-}
-
-TEST_CASE("Base strips", "[rows][strips][base]") {
-  Random random(13);
-  check_base<BFloat16, 8, 20, 160>(random, {7, 5120, 5120}, 2);
-  check_base<BFloat16, 9, 28, 224>(random, {5, 14336, 14336}, 1);
-  check_base<BFloat16, 6, 16, 192>(random, {3, 11008, 11008}, 1);
+TEST_CASE("Hadamard strips with a base: the bytes of the CPU", "[rows][strips]") {
+  Random random(12);
+  check_hadamard<BFloat16>(random, {7, 5120, 5120});
+  check_hadamard<BFloat16>(random, {5, 3072, 3072, 0, 8});
+  check_hadamard<Half>(random, {5, 6144, 3072});
+  check_hadamard<BFloat16>(random, {5, 14336, 14336});
+  check_hadamard<BFloat16>(random, {3, 11008, 11008});
+  check_hadamard<float>(random, {3, 2304, 2304});
+  check_hadamard<BFloat16>(random, {3, 28672, 28672});
+  check_hadamard<BFloat16>(random, {3, 1536, 768});
 }
 
 TEST_CASE("Quantize strips: the bytes of the CPU, tokens and groups", "[rows][strips]") {
-  Random random(12);
-  check_quantize<BFloat16, 0, 64, 0>(random, {5, 4096, 0}, true);
-  check_quantize<Half, 0, 64, 0>(random, {5, 2560, 0, 0, 8}, true);
-  check_quantize<float, 0, 32, 0>(random, {7, 192, 0});
-  check_quantize<BFloat16, 0, 64, 128>(random, {5, 4096, 0, 128}, true);
-  check_quantize<float, 0, 64, 128>(random, {7, 384, 0, 128, 8});
-  check_quantize<BFloat16, 6, 32, 0>(random, {7, 192, 64});
-  check_quantize<BFloat16, 7, 64, 0>(random, {3, 4096, 128, 0, 8, 4, dartquant_symmetric, 0.9f});
-  check_quantize<Half, 8, 64, 0>(random, {5, 2304, 256});
-  check_quantize<BFloat16, 10, 32, 0>(random, {5, 1024, 1024}, true);
-  check_quantize<BFloat16, 12, 64, 0>(random, {5, 4096, 4096}, true);
-  check_quantize<float, 13, 128, 0>(random, {3, 8192, 8192});
-  check_quantize<BFloat16, 14, 256, 0>(random, {3, 16384, 16384});
-  check_quantize<BFloat16, 15, 512, 0>(random, {3, 32768, 32768});
-  check_quantize<BFloat16, 6, 32, 128>(random, {7, 384, 64, 128});
-  check_quantize<BFloat16, 7, 32, 128>(random, {9, 4096, 128, 128, 8}, true);
-  check_quantize<Half, 8, 32, 128>(random, {5, 768, 256, 128}, true);
-  check_quantize<float, 9, 32, 128>(random, {5, 512, 512, 128, 0, 4, dartquant_symmetric, 0.9f});
-  check_quantize<BFloat16, 10, 32, 128>(random, {5, 1024, 1024, 128}, true);
-  check_quantize<BFloat16, 11, 32, 128>(random, {5, 2048, 2048, 128});
-  check_quantize<BFloat16, 12, 64, 128>(random, {5, 4096, 4096, 128}, true);
-  check_quantize<Half, 14, 256, 128>(random, {3, 16384, 16384, 128});
-  check_quantize<BFloat16, 15, 512, 128>(random, {3, 32768, 32768, 128});
+  Random random(13);
+  for (bool const strange : {false, true}) {
+    check_quantize<BFloat16>(random, {5, 4096, 0, 0, 0, strange});
+    check_quantize<Half>(random, {5, 2560, 0, 0, 8, strange});
+    check_quantize<BFloat16>(random, {5, 4096, 0, 128, 0, strange});
+    check_quantize<Half>(random, {7, 384, 0, 128, 8, strange});
+    check_quantize<BFloat16>(random, {7, 192, 64, 0, 0, strange});
+    check_quantize<BFloat16>(random, {3, 4096, 128, 0, 8, strange, 0.9f});
+    check_quantize<Half>(random, {5, 2304, 256, 0, 0, strange});
+    check_quantize<BFloat16>(random, {70, 128, 128, 0, 0, strange});
+    check_quantize<BFloat16>(random, {5, 1024, 1024, 0, 0, strange});
+    check_quantize<BFloat16>(random, {5, 4096, 4096, 0, 0, strange});
+    check_quantize<Half>(random, {3, 8192, 8192, 0, 0, strange});
+    check_quantize<BFloat16>(random, {3, 16384, 16384, 0, 0, strange});
+    check_quantize<BFloat16>(random, {3, 32768, 32768, 0, 0, strange});
+    check_quantize<BFloat16>(random, {7, 384, 64, 128, 0, strange});
+    check_quantize<BFloat16>(random, {9, 4096, 128, 128, 8, strange});
+    check_quantize<Half>(random, {5, 768, 256, 128, 0, strange});
+    check_quantize<Half>(random, {5, 512, 512, 128, 0, strange, 0.9f});
+    check_quantize<BFloat16>(random, {5, 1024, 1024, 128, 0, strange});
+    check_quantize<BFloat16>(random, {5, 2048, 2048, 128, 0, strange});
+    check_quantize<BFloat16>(random, {5, 4096, 4096, 128, 0, strange});
+    check_quantize<Half>(random, {3, 16384, 16384, 128, 0, strange});
+    check_quantize<BFloat16>(random, {3, 32768, 32768, 128, 0, strange});
+    check_quantize<BFloat16>(random, {5, 5120, 5120, 0, 0, strange});
+    check_quantize<BFloat16>(random, {5, 5120, 5120, 128, 0, strange});
+    check_quantize<BFloat16>(random, {5, 6144, 3072, 0, 8, strange});
+    check_quantize<BFloat16>(random, {5, 3072, 1536, 128, 0, strange, 0.9f});
+    check_quantize<BFloat16>(random, {3, 14336, 14336, 0, 0, strange});
+    check_quantize<BFloat16>(random, {3, 14336, 14336, 128, 0, strange});
+    check_quantize<BFloat16>(random, {3, 11008, 11008, 0, 0, strange});
+  }
+}
+
+TEST_CASE("A base that is not the library's has its own signs", "[rows][strips]") {
+  Random random(14);
+  for (std::int64_t const order : {12, 20, 28}) {
+    std::int64_t const cols = 64 * order;
+    Values x(dartquant_bfloat16, 3, cols), y(dartquant_bfloat16, 3, cols), expected(dartquant_bfloat16, 3, cols);
+    fill(random, x.m);
+    Transform transform(random, cols, cols, false);
+    REQUIRE(transform.c.base_order == order);
+    for (std::int64_t j = 0; j < order; ++j) {  // rows change places
+      auto const at = static_cast<std::size_t>(j), first = static_cast<std::size_t>(order - 1);
+      std::swap(transform.base[at], transform.base[first * static_cast<std::size_t>(order) + at]);
+    }
+    dartquant_cpu const cpu = portable();
+    Exact const space = workspace(cols);
+    REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &expected.m, space.data(), space.size(), 0, 1) == 0);
+    auto const plan = cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(y.m), device);
+    REQUIRE(plan);
+    cuda::with_hadamard_strips<BFloat16>(*plan, [&]<class Body>() {
+      run(random, *plan, cuda::hadamard_strips<Body, BFloat16>(*plan, rows_of(y.m)));
+    });
+    CHECK(y.memory == expected.memory);
+  }
+}
+
+TEST_CASE("RMSNorm in front of strips", "[rows][strips][norm]") {
+  Random random(15);
+  for (auto const& [rows, cols, block] : {std::tuple{5, 4096, 4096}, {3, 2304, 256}, {3, 16384, 16384}, {5, 192, 64}}) {
+    CAPTURE(rows, cols, block);
+    Values x(dartquant_bfloat16, rows, cols), y(dartquant_bfloat16, rows, cols), wide(dartquant_float32, rows, cols),
+        normed(dartquant_float32, rows, cols);
+    fill(random, x.m);
+    cuda::RowNorm const norm{nullptr, cuda::ElementType::float32, 1e-5};
+    for (int i = 0; i < rows; ++i) {
+      double squares = 0;
+      for (int j = 0; j < cols; ++j) squares += std::pow(static_cast<double>(get(x.m, i, j)), 2);
+      auto const inverse = static_cast<float>(1.0 / std::sqrt(squares / cols + norm.epsilon));
+      for (int j = 0; j < cols; ++j) set(normed.m, i, j, get(x.m, i, j) * inverse);
+    }
+    Transform const transform(random, cols, block, false);
+    dartquant_cpu const cpu = portable();
+    Exact const space = workspace(cols);
+    REQUIRE(dartquant_hadamard(&cpu, &transform.c, &normed.m, &wide.m, space.data(), space.size(), 0, 1) == 0);
+    auto const plan = cuda::plan_strips(transform.rows(), &norm, rows_of(x.m), rows_of(y.m), device);
+    REQUIRE(plan);
+    cuda::with_hadamard_strips<BFloat16>(*plan, [&]<class Body>() {
+      run(random, *plan, cuda::hadamard_strips<Body, BFloat16>(*plan, rows_of(y.m)));
+    });
+    double worst = 0, size = 0;
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < cols; ++j) {
+        worst = std::max(worst, std::abs(static_cast<double>(get(y.m, i, j)) - get(wide.m, i, j)));
+        size = std::max(size, std::abs(static_cast<double>(get(wide.m, i, j))));
+      }
+    CHECK(worst <= 0x1p-8 * size);  // a rounding to bfloat16
+  }
 }

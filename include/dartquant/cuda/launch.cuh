@@ -27,7 +27,7 @@ template <class Body>
 }  // namespace detail
 
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
-/// threads of its blocks.
+/// threads of its blocks, at most.
 template <class Body>
 __global__ void __launch_bounds__(Body::threads, detail::blocks_of<Body>()) body_kernel(Body const body) {
   body(DeviceThread{});
@@ -44,7 +44,8 @@ void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
                                static_cast<int>(grid.shared_bytes)));
   dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
                     static_cast<unsigned>(grid.blocks_z)};
-  body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+  int const threads = grid.threads == 0 ? Body::threads : grid.threads;
+  body_kernel<Body><<<blocks, static_cast<unsigned>(threads), grid.shared_bytes, stream>>>(body);
   check(cudaGetLastError());
 }
 

@@ -11,6 +11,15 @@ namespace dartquant::cuda {
 
 namespace detail {
 
+/// `Count` symmetric levels as one word, the first in the lowest bits: the low bits of rounded values are those
+/// of the levels, and shift in from above.
+template <int Bits, int Count, class Rounded>
+DARTQUANT_HD std::uint32_t symmetric_word(Rounded const& level) {
+  std::uint32_t word = level(0) << (32 - Bits);
+  for (int k = 1; k < Count; ++k) word = (word >> Bits) | (level(k) << (32 - Bits));
+  return word >> (32 - Bits * Count);
+}
+
 /// How `Count` codes 0 .. 2^Bits - 1 = centered level + zero code become one word, the first in the lowest
 /// bits: shifts and sums modulo 2^32, in which the bits of magic are a constant; symmetric ones lose their
 /// bias by turning over the sign bit.
@@ -39,48 +48,43 @@ struct LevelWord {
 
 }  // namespace detail
 
-/// q <- quantize(transform(X)) by strips. Group: 0, a strip is a row and has one scale; 128: so many channels
-/// have one. Ranges stay within a warp or, of whole rows, go through a few bytes of shared memory.
-template <class Transform, int Group, int Blocks>
+/// q <- quantize(transform(X)) by strips. Group: 0, a strip is a row and has one scale; else so many channels
+/// have one, of which a warp holds whole ones. Ranges stay within a warp or, of whole rows, go through a few bytes of shared memory.
+template <class Transform_, int Group, int Blocks>
 struct QuantizeStrips {
-  static_assert(Group == 0 || Group == 128);
-  static constexpr int Threads = Transform::threads, threads = Threads, blocks = Blocks;
-  static constexpr int shared_bytes = Transform::shared_bytes + 256;
+  
+  using Transform = Transform_;
+  static constexpr int threads = Transform::threads, blocks = Blocks;
   Transform transform;
   QuantizeStep q;
-  float factor = 1;
+  int ranges_at = 0;  ///< where warps tell each other ranges, in shared memory: 256 bytes
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     auto strip = static_cast<std::uint32_t>(thread.block_x());
     auto const step = static_cast<std::uint32_t>(thread.blocks_x());
     transform.fetch(thread, strip);
-    int odd = 0;  // what warps tell each other lies at two places in turn, for a warp may be one strip ahead
+    transform.prepare(thread);
+    int odd = 0;  // warps tell each other ranges at two places in turn, for one may be a strip ahead
     for (bool again = false; strip < transform.rows.strips; strip += step, again = true, odd ^= 1) {
-      float v[16][4];
+      Values v;
       // The warps of a strip with one scale have met since they read its floats.
-      constexpr bool met = Group == 0 && Threads > 32;
-      transform.run(thread, strip, strip + step, again && !met, v);
-      if (q.symmetry == Symmetry::symmetric) quantize<Symmetry::symmetric>(thread, strip, odd, v);
-      else quantize<Symmetry::asymmetric>(thread, strip, odd, v);
+      transform.run(thread, strip, strip + step, again && (Group != 0 || thread.count() == 32), v);
+      StripPlace const at = transform.rows.place(strip);
+      if constexpr (Group == 0) quantize_row(thread, at, odd, v);
+      else quantize_groups(thread, at, v);
     }
   }
 
  private:
-  using Values = float[16][4];
-  static constexpr bool wide = Transform::wide;
-
-  template <Symmetry symmetry, class Thread>
-  DARTQUANT_DEVICE void quantize(Thread const& thread, std::uint32_t strip, int odd, Values const& v) const {
-    StripPlace const at = transform.place(strip);
-    if constexpr (Group == 0) quantize_row<symmetry>(thread, at, odd, v);
-    else quantize_groups<symmetry>(thread, at, v);
-  }
+  static constexpr int held = Transform::held;  ///< vectors of a thread
+  using Values = float[held][4];
+  using Range = detail::GroupRange;
 
   /// The range of vectors from .. from + Count - 1.
   template <Symmetry symmetry, int Count, class Thread>
-  DARTQUANT_DEVICE static detail::GroupRange range_of(Thread const& thread, Values const& v, int from) {
-    detail::GroupRange part[4];  // four chains of maxima
+  DARTQUANT_DEVICE static Range range_of(Thread const& thread, Values const& v, int from) {
+    Range part[4];  // four chains of maxima
     for (int j = 0; j < Count; ++j)
       for (int e = 0; e < 4; ++e) detail::widen<symmetry>(thread, part[e], v[from + j][e]);
     join<symmetry>(thread, part[0], part[1]);
@@ -89,102 +93,121 @@ struct QuantizeStrips {
     return part[0];
   }
   template <Symmetry symmetry, class Thread>
-  DARTQUANT_DEVICE static void join(Thread const& thread, detail::GroupRange& a, detail::GroupRange const& b) {
+  DARTQUANT_DEVICE static void join(Thread const& thread, Range& a, Range const& b) {
     a.high = thread.max_nan(a.high, b.high);
     if constexpr (symmetry == Symmetry::asymmetric) a.low = thread.max_nan(a.low, b.low);
   }
-
+  /// The largest of a warp's numbers that are not negative, or a NaN.
+  template <class Thread>
+  DARTQUANT_DEVICE static float warp_max(Thread const& thread, float x) {
+    return std::bit_cast<float>(thread.reduce_max(std::bit_cast<std::uint32_t>(x)));
+  }
   template <Symmetry symmetry, class Thread>
+  DARTQUANT_DEVICE static Range warp_range(Thread const& thread, Range const& range) {
+    return {symmetry == Symmetry::asymmetric ? warp_max(thread, range.low) : 0.0f, warp_max(thread, range.high)};
+  }
+
+  template <class Thread>
   DARTQUANT_DEVICE void quantize_row(Thread const& thread, StripPlace const& at, int odd, Values const& v) const {
-    detail::GroupRange range = range_of<symmetry, 16>(thread, v, 0);
-    range.high = strip_max<0>(thread, odd, range.high);
-    if constexpr (symmetry == Symmetry::asymmetric) range.low = strip_max<1>(thread, odd, range.low);
-    if constexpr (Threads > 32) {
+    Range range;
+    if (q.symmetry == Symmetry::symmetric)
+      range = warp_range<Symmetry::symmetric>(thread, range_of<Symmetry::symmetric, held>(thread, v, 0));
+    else range = warp_range<Symmetry::asymmetric>(thread, range_of<Symmetry::asymmetric, held>(thread, v, 0));
+    int const warps = thread.count() / 32;
+    if (warps > 1) {
+      Range* const ranges = reinterpret_cast<Range*>(thread.shared() + ranges_at) + 16 * odd;
+      if (thread.lane() == 0) ranges[thread.warp()] = range;
       thread.synchronize();
-      range.high = joined_max<0>(thread, odd);
-      if constexpr (symmetry == Symmetry::asymmetric) range.low = joined_max<1>(thread, odd);
+      range = thread.lane() < warps ? ranges[thread.lane()] : Range{};
+      range = warp_range<Symmetry::asymmetric>(thread, range);
     }
     float scale = 0;
     std::int32_t zero_point = 0;
-    detail::GroupMap const map = detail::map_of(range, factor, q, &scale, &zero_point);
-    if (thread.index() == 0) {
-      q.scales[at.row * q.scale_stride] = scale;
-      if constexpr (symmetry == Symmetry::asymmetric) q.zero_points[at.row * q.zero_point_stride] = zero_point;
-    }
+    detail::GroupMap const map = detail::map_of(range, transform.factor_of(thread), q, &scale, &zero_point);
+    if (thread.index() == 0) store_scale(at, 0, scale, zero_point);
     if (map.factor == 0) store<true>(thread, at, v, [&](int) { return map; });
     else store<false>(thread, at, v, [&](int) { return map; });
   }
-
-  /// The largest of a warp, and of the strip's warps where they all have handed in theirs.
-  template <int Slot, class Thread>
-  DARTQUANT_DEVICE static float strip_max(Thread const& thread, int odd, float x) {
-    std::uint32_t const most = thread.reduce_max(std::bit_cast<std::uint32_t>(x));
-    if (Threads > 32 && thread.lane() == 0) slots(thread, odd)[16 * Slot + thread.warp()] = most;
-    return std::bit_cast<float>(most);
-  }
-  template <int Slot, class Thread>
-  DARTQUANT_DEVICE static float joined_max(Thread const& thread, int odd) {
-    return std::bit_cast<float>(thread.reduce_max(slots(thread, odd)[16 * Slot + (thread.lane() & (Threads / 32 - 1))]));
-  }
-  template <class Thread>
-  DARTQUANT_DEVICE static std::uint32_t* slots(Thread const& thread, int odd) {
-    return reinterpret_cast<std::uint32_t*>(thread.shared() + Transform::shared_bytes) + 32 * odd;
+  DARTQUANT_DEVICE void store_scale(StripPlace const& at, index_t group, float scale, std::int32_t zero_point) const {
+    q.scales[at.row * q.scale_stride + group] = scale;
+    if (q.symmetry == Symmetry::asymmetric) q.zero_points[at.row * q.zero_point_stride + group] = zero_point;
   }
 
-  // Groups of 128: `run` = 2^log_step or 32 neighbouring lanes hold consecutive vectors or pairs of them, and
-  // where these are not yet 128 channels the next one of each lane belongs to the same group.
-  static constexpr int vectors = wide ? 2 : 1;  ///< of neighbouring channels
-  static constexpr int lanes = std::min(1 << std::min(Transform::log_step, 5), 32 / vectors);
-  static constexpr int each = 32 / lanes;  ///< vectors of a thread in one group
-  static constexpr int items = 16 / each;  ///< groups that a thread has vectors of: half as many as `lanes`
+  // Where `whole_warps`, a warp's vectors i are one group of 128. Else `lanes` neighbours hold consecutive
+  // vectors or pairs of them, and where these are not yet a group the next of each lane belong to it too.
+  static constexpr bool whole_warps = Transform::whole_warps;
+  static constexpr int vectors = Transform::wide ? 2 : 1;  ///< of neighbouring channels
+  static constexpr int lanes = whole_warps ? 32 : std::min(Transform::run_lanes, Group / 4 / vectors + (Group == 0));
+  static constexpr int each = Group == 0 ? held : Group / 4 / lanes;  ///< vectors of a thread in one group
+  static constexpr int items = held / each;  ///< groups that a thread has vectors of
+  static constexpr int spread = whole_warps ? 1 : std::max(1, lanes / items);  ///< lanes that find the same map
+
+  /// The lane whose range share_ranges() leaves to be that of group `item` of this lane.
+  DARTQUANT_DEVICE static int lane_of(int lane, int item) {
+    return whole_warps ? item : (lane & ~(lanes - 1)) + spread * item;
+  }
 
   template <Symmetry symmetry, class Thread>
-  DARTQUANT_DEVICE void quantize_groups(Thread const& thread, StripPlace const& at, Values const& v) const {
-    static_assert(Group == 0 || 2 * items == lanes);
-    detail::GroupRange ranges[items];
-    for (int i = 0; i < items; ++i) ranges[i] = range_of<symmetry, each>(thread, v, i * each);
-    share<symmetry, items / 2>(thread, ranges);
-    // Two lanes have the range of each group; all find a map.
-    int const item = (thread.lane() & (lanes - 1)) >> 1;
-    int const col = 4 * (Transform::first_vector(thread.index()) + Transform::offset(item * each));
-    float scale = 0;
-    std::int32_t zero_point = 0;
-    detail::GroupMap const map = detail::map_of(ranges[0], factor, q, &scale, &zero_point);
-    if (thread.lane() % 2 == 0 && col < at.count) {
-      index_t const group = (at.first + col) / 128;
-      q.scales[at.row * q.scale_stride + group] = scale;
-      if constexpr (symmetry == Symmetry::asymmetric)
-        q.zero_points[at.row * q.zero_point_stride + group] = zero_point;
-    }
-    int const from = thread.lane() & ~(lanes - 1);
-    if (thread.reduce_max(map.factor == 0 ? 0u : 1u) == 0) {
-      store<true>(thread, at, v, [&](int j) {
-        return detail::GroupMap{0, thread.shuffle(map.inverse, from + 2 * (j / each)), map.lowest, map.highest};
-      });
+  DARTQUANT_DEVICE static Range share_ranges(Thread const& thread, Values const& v) {
+    if constexpr (whole_warps) {
+      static_assert(items <= 32);
+      Range mine;
+      for (int i = 0; i < items; ++i) {
+        Range const range = warp_range<symmetry>(thread, range_of<symmetry, each>(thread, v, i * each));
+        if (thread.lane() == i) mine = range;
+      }
+      return mine;
     } else {
-      store<false>(thread, at, v, [&](int j) {
-        int const lane = from + 2 * (j / each);
-        return detail::GroupMap{thread.shuffle(map.factor == 0 ? 1.0f : map.factor, lane), thread.shuffle(map.inverse, lane),
-                                thread.shuffle(map.lowest, lane), thread.shuffle(map.highest, lane)};
-      });
+      static_assert(Group == 0 || spread * items == lanes);
+      Range ranges[items];
+      for (int i = 0; i < items; ++i) ranges[i] = range_of<symmetry, each>(thread, v, i * each);
+      share<symmetry, items, lanes / 2>(thread, ranges);
+      return ranges[0];
     }
   }
 
-  /// From `2 Half` ranges of each lane to one: lanes with bit 2 Half of their number hand the lower half of
-  /// theirs to the lane without it for the upper half of its.
-  template <Symmetry symmetry, int Half, class Thread>
-  DARTQUANT_DEVICE static void share(Thread const& thread, detail::GroupRange* ranges) {
-    constexpr int mask = Half == 0 ? 1 : 2 * Half;
-    bool const upper = (thread.lane() & mask) != 0;
-    for (int i = 0; i < (Half == 0 ? 1 : Half); ++i) {
-      detail::GroupRange const low = ranges[i], high = ranges[i + Half];
-      detail::GroupRange keep = upper ? high : low, give = upper ? low : high;
-      give.high = thread.shuffle_xor(give.high, mask);
-      if constexpr (symmetry == Symmetry::asymmetric) give.low = thread.shuffle_xor(give.low, mask);
+  /// From `Count` ranges of each of 2 Mask lanes to one: lanes with bit Mask of their number hand the lower half
+  /// of theirs to the lane without it for the upper half of its, as long as there is more than one.
+  template <Symmetry symmetry, int Count, int Mask, class Thread>
+  DARTQUANT_DEVICE static void share(Thread const& thread, Range* ranges) {
+    constexpr int half = Count / 2;
+    bool const upper = (thread.lane() & Mask) != 0;
+    for (int i = 0; i < std::max(half, 1); ++i) {
+      Range const low = ranges[i], high = ranges[i + half];
+      Range keep = upper ? high : low, give = upper ? low : high;
+      give.high = thread.shuffle_xor(give.high, Mask);
+      if constexpr (symmetry == Symmetry::asymmetric) give.low = thread.shuffle_xor(give.low, Mask);
       join<symmetry>(thread, keep, give);
       ranges[i] = keep;
     }
-    if constexpr (Half > 0) share<symmetry, Half / 2>(thread, ranges);
+    if constexpr (Mask > 1) share<symmetry, std::max(half, 1), Mask / 2>(thread, ranges);
+  }
+
+  template <class Thread>
+  DARTQUANT_DEVICE void quantize_groups(Thread const& thread, StripPlace const& at, Values const& v) const {
+    Range const range = q.symmetry == Symmetry::symmetric ? share_ranges<Symmetry::symmetric>(thread, v)
+                                                          : share_ranges<Symmetry::asymmetric>(thread, v);
+    // One lane or two have the range of each group; all find a map.
+    int const lane = thread.lane(), item = whole_warps ? lane : (lane & (lanes - 1)) / spread;
+    float scale = 0;
+    std::int32_t zero_point = 0;
+    detail::GroupMap const map = detail::map_of(range, transform.factor_of(thread), q, &scale, &zero_point);
+    if ((whole_warps ? lane < items : lane % spread == 0) && transform.has(thread.index(), item * each, at.count)) {
+      int const col = 4 * (transform.first_vector(thread.index()) + transform.offset(item * each));
+      store_scale(at, (at.first + col) / Group, scale, zero_point);
+    }
+    if (thread.reduce_max(map.factor == 0 ? 0u : 1u) == 0) {
+      store<true>(thread, at, v, [&](int j) {
+        return detail::GroupMap{0, thread.shuffle(map.inverse, lane_of(lane, j / each)), map.lowest, map.highest};
+      });
+    } else {
+      store<false>(thread, at, v, [&](int j) {
+        int const from = lane_of(lane, j / each);
+        return detail::GroupMap{thread.shuffle(map.factor == 0 ? 1.0f : map.factor, from),
+                                thread.shuffle(map.inverse, from), thread.shuffle(map.lowest, from),
+                                thread.shuffle(map.highest, from)};
+      });
+    }
   }
 
   template <bool Simple, class Thread, class MapOf>
@@ -197,27 +220,30 @@ struct QuantizeStrips {
   template <bool Simple, int Bits, class Thread, class MapOf>
   DARTQUANT_DEVICE void store_bits(Thread const& thread, StripPlace const& at, Values const& v,
                                    MapOf const& map_of) const {
-    int const first = 4 * Transform::first_vector(thread.here(thread.index()));
-    std::uint8_t* const to = q.levels + at.row * q.level_stride + (at.first + first) * Bits / 8;
-    int const count = at.count - first;
-    constexpr int channels = 4 * vectors, word_channels = Bits == 8 ? 4 : channels, words = channels / word_channels;
-    detail::GroupMap map{};
-    detail::LevelWord<Bits, word_channels> word(0, true);
-    for (int j = 0; j < 16; j += vectors) {
-      if (j == 0 || (Group != 0 && j % each == 0)) {
+    constexpr int channels = 4 * vectors, in_word = Bits == 8 ? 4 : channels, words = channels / in_word;
+    using Word = detail::LevelWord<Bits, in_word>;
+    int const index = thread.here(thread.index());
+    std::uint8_t* const to =
+        q.levels + at.row * q.level_stride + (at.first + 4 * transform.first_vector(index)) * Bits / 8;
+    detail::GroupMap map = map_of(0);
+    Word word(detail::zero_code(map, q), q.symmetry == Symmetry::symmetric);
+    for (int j = 0; j < held; j += vectors) {
+      if (Group != 0 && j > 0 && j % each == 0) {
         map = map_of(j);
-        word = detail::LevelWord<Bits, word_channels>(detail::zero_code(map, q), q.symmetry == Symmetry::symmetric);
+        if (!Simple) word = Word(detail::zero_code(map, q), q.symmetry == Symmetry::symmetric);
       }
       std::uint32_t stored[words];
-      for (int w = 0; w < words; ++w)
-        stored[w] = word([&](int k) {
-          float const x = v[j + (word_channels * w + k) / 4][k % 4];
+      for (int w = 0; w < words; ++w) {
+        auto const level = [&](int k) {
+          float const x = v[j + (in_word * w + k) / 4][k % 4];
           return Simple ? detail::rounded_simply(x, map) : detail::rounded(x, map);
-        });
-      int const offset = 4 * Transform::offset(j);
-      if (offset >= count) continue;
-      std::uint8_t* const target = to + offset * Bits / 8;
-      if constexpr (channels * Bits == 16) *reinterpret_cast<std::uint16_t*>(target) = static_cast<std::uint16_t>(stored[0]);
+        };
+        stored[w] = Simple ? detail::symmetric_word<Bits, in_word>(level) : word(level);
+      }
+      if (!transform.has(index, j, at.count)) continue;
+      std::uint8_t* const target = to + transform.offset(j) * Bits / 2;
+      if constexpr (channels * Bits == 16)
+        *reinterpret_cast<std::uint16_t*>(target) = static_cast<std::uint16_t>(stored[0]);
       else if constexpr (channels * Bits == 32) *reinterpret_cast<std::uint32_t*>(target) = stored[0];
       else *reinterpret_cast<std::uint64_t*>(target) = stored[0] | static_cast<std::uint64_t>(stored[words - 1]) << 32;
     }

@@ -27,17 +27,19 @@ struct StripPlace {
   int count = 0;
 };
 
-/// Where strips lie in a matrix: each in one row, `row_strips` per row of `cols` channels, the last of a row
+/// Where strips lie in a matrix and in shared memory: floats | as fetched | scratch. Each is in one row, `row_strips` per row of `cols` channels, the last of a row
 /// as long as there are channels. A matrix without gaps between its rows may be passed as one row.
 struct StripRows {
   void const* x = nullptr;
   index_t stride = 0, cols = 0;
   std::uint32_t strips = 0;
   Divider row_strips;
+  int values = 0;  ///< channels of a strip: 64 per thread where they are a power of two
+  int fetched_at = 0, scratch_at = 0;
 
-  /// A strip of at most `values` channels.
-  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip, int values) const {
-    std::uint32_t const row = row_strips.quotient(strip);
+  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const {
+    if (row_strips.divisor == 1) return {strip, 0, static_cast<int>(cols)};
+    std::uint32_t const row = row_strips.divisor == strips ? 0 : row_strips.quotient(strip);
     index_t const first = static_cast<index_t>(strip - row * row_strips.divisor) * values;
     index_t const rest = cols - first;
     return {row, first, rest < values ? static_cast<int>(rest) : values};
@@ -46,16 +48,23 @@ struct StripRows {
 
 namespace detail {
 
-/// Where vector v of a strip lies in shared memory, in vectors. Threads that write vectors of consecutive units,
-/// or read consecutive vectors or every second one, touch all banks evenly.
-[[nodiscard]] DARTQUANT_HD constexpr int strip_swizzle(int v) { return v ^ (((v >> 4) & 7) ^ ((v >> 3) & 1)); }
+/// Where vector v of a strip lies in shared memory, in bytes: one unused after every 16, so that threads that
+/// hold units touch all banks evenly, and neighbours change places in every other 8, so that those do that read
+/// every second vector.
+[[nodiscard]] DARTQUANT_HD constexpr int strip_at(int v) { return 16 * ((v ^ ((v >> 3) & 1)) + (v >> 4)); }
+/// Bytes of so many channels.
+[[nodiscard]] DARTQUANT_HD constexpr int strip_bytes(int channels) { return 4 * channels + channels / 4; }
 
-/// Vector v + offset of a strip, given `at`, 16 times the place of v. The two share no bit, so that their places
-/// differ by an exclusive or of the low bits and a constant distance.
-[[nodiscard]] DARTQUANT_HD inline Float4& strip_vector(std::byte* shared, int at, int offset) {
-  int const place = 16 * strip_swizzle(offset);
-  return *reinterpret_cast<Float4*>(shared + (at ^ (place & 127)) + (place & ~127));
-}
+/// The vectors first + offset of a strip where the two share no bit, so that an address is one of two sums.
+struct StripVectors {
+  std::byte *even, *odd;
+  DARTQUANT_HD StripVectors(std::byte* shared, int first)
+      : even(shared + strip_at(first)), odd(shared + strip_at(first ^ 1)) {}
+  [[nodiscard]] DARTQUANT_HD Float4& operator[](int offset) const {
+    bool const other = (((offset >> 3) ^ offset) & 1) != 0;
+    return *reinterpret_cast<Float4*>((other ? odd : even) + 16 * ((offset & ~1) + (offset >> 4)));
+  }
+};
 
 /// Where 16 bytes of a fetched strip lie, in 16 bytes; and in bytes, from where the first of them do.
 [[nodiscard]] DARTQUANT_HD constexpr int staged(int chunk) { return chunk ^ ((chunk >> 3) & 7); }
@@ -63,11 +72,12 @@ namespace detail {
   return (at ^ (16 * staged(offset) & 127)) + (16 * staged(offset) & ~127);
 }
 
-/// The thread's unit of a fetched strip.
+/// The thread's unit of a fetched strip, but not one beyond `last`.
 template <class T, class Thread>
-DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, float (&x)[64]) {
+DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, int last, float (&x)[64]) {
   constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;
-  int const unit = 16 * staged(chunks * thread.here(thread.index()));
+  int const index = thread.here(thread.index());
+  int const unit = 16 * staged(chunks * (index < last ? index : last));
   for (int k = 0; k < chunks; ++k) {
     Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + strip_at + staged_at(unit, k));
     for (int e = 0; e < 4; ++e) {
@@ -84,9 +94,8 @@ DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, float (&x)
 /// And where it goes as floats.
 template <class Thread>
 DARTQUANT_DEVICE void store_unit64(Thread const& thread, float const (&x)[64]) {
-  int const unit = 16 * strip_swizzle(16 * thread.here(thread.index()));
-  for (int k = 0; k < 16; ++k)
-    strip_vector(thread.shared(), unit, k) = {{x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]}};
+  StripVectors const unit(thread.shared(), 16 * thread.here(thread.index()));
+  for (int k = 0; k < 16; ++k) unit[k] = {{x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]}};
 }
 
 template <int Stages>
@@ -102,12 +111,10 @@ DARTQUANT_HD void stages_of(float (&v)[16][4]) {
 /// The transform of strips for one element type and block length; the first part of a kernel.
 template <class T, int LogLength, int Threads>
 struct StripTransform {
-  static_assert(LogLength >= 6 && LogLength <= 15 && (64 * Threads) % (1 << LogLength) == 0);
-  static constexpr int threads = Threads, values = 64 * Threads;
-  static constexpr bool exchanges = true;
-  static constexpr int floats_bytes = 4 * values, staged_bytes = static_cast<int>(sizeof(T)) * values;
-  static constexpr int shared_bytes = floats_bytes + staged_bytes;
-  static constexpr bool warp_only = LogLength <= 11 || Threads == 32;
+  static_assert(LogLength >= 6 && LogLength <= 15 && 64 * Threads >= 1 << LogLength);
+  static constexpr int threads = Threads;  ///< at most
+  static constexpr int held = 16;          ///< vectors of a thread in the end
+  static constexpr bool whole_warps = false, warp_only = LogLength <= 11;
 
   /// The last step: the stages from `done` on, vectors first + offset(j).
   static constexpr int done = LogLength <= 10 ? 6 : LogLength <= 14 ? 10 : 14;
@@ -124,8 +131,15 @@ struct StripTransform {
   }
 
   StripRows rows;
+  float factor = 1;
+  int norm = 0;  ///< 1: RMSNorm comes first, of the strip, which is a row
+  double epsilon = 0;
 
-  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const { return rows.place(strip, values); }
+  /// What values are multiplied with at the end.
+  template <class Thread>
+  DARTQUANT_DEVICE float factor_of(Thread const& thread) const {
+    return norm == 0 ? factor : *reinterpret_cast<float const*>(thread.shared() + rows.scratch_at + 128);
+  }
 
   /// The first vector of a thread in the last step.
   [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) {
@@ -139,17 +153,26 @@ struct StripTransform {
     else thread.synchronize();
   }
 
+  /// Lanes that hold consecutive vectors, or pairs of them.
+  static constexpr int run_lanes = 1 << std::min(log_step, 5);
+  /// Whether vector j of a thread lies in a strip of `count` channels.
+  [[nodiscard]] DARTQUANT_HD static constexpr bool has(int thread, int j, int count) {
+    return 4 * (first_vector(thread) + offset(j)) < count;
+  }
+  template <class Thread>
+  DARTQUANT_DEVICE void prepare(Thread const&) const {}
+
   /// Starts to fetch a strip, a warp its own 2048 channels; zeros beyond its end.
   template <class Thread>
   DARTQUANT_DEVICE void fetch(Thread const& thread, std::uint32_t strip) const {
     constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;  // 16 bytes
-    StripPlace const at = place(strip);
+    StripPlace const at = rows.place(strip);
     int const index = thread.here(thread.index()), lane = index % 32;
     int const first = index / 32 * 2048 + each * lane;
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
-    std::byte* const to = thread.shared() + floats_bytes;
+    std::byte* const to = thread.shared() + rows.fetched_at;
     int const place = 16 * detail::staged(2048 / each * (index / 32) + lane);
-    if (at.count == values) {
+    if (at.count == rows.values) {
       for (int k = 0; k < chunks; ++k)
         thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
     } else {
@@ -168,8 +191,9 @@ struct StripTransform {
   DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t, std::uint32_t next, bool wait, float (&v)[16][4]) const {
     thread.template wait_copies<0>();
     thread.synchronize_warp();
+    if (norm != 0) find_factor(thread);
     float x[64];
-    detail::load_staged<T>(thread, floats_bytes, x);
+    detail::load_staged<T>(thread, rows.fetched_at, 511, x);
     detail::butterfly_stage<1>(x);
     detail::butterfly_stage<2>(x);
     detail::butterfly_stage<4>(x);
@@ -180,30 +204,61 @@ struct StripTransform {
     if (next < rows.strips) fetch(thread, next);
     if (wait) exchange_barrier(thread);
     detail::store_unit64(thread, x);
-    exchange_barrier(thread);
-    if constexpr (done > 6) middle<4>(thread);
-    if constexpr (done > 10) middle<8>(thread);
-    int const first = 16 * detail::strip_swizzle(first_vector(thread.here(thread.index())));
+    if constexpr (done == 6) exchange_barrier(thread);
+    if constexpr (done > 6) {
+      thread.synchronize_warp();  // 16 threads hold the 1024 channels that they need next
+      middle<4>(thread);
+      exchange_barrier(thread);
+    }
+    if constexpr (done > 10) {
+      middle<8>(thread);
+      exchange_barrier(thread);
+    }
+    detail::StripVectors const mine(thread.shared(), first_vector(thread.here(thread.index())));
     for (int j = 0; j < 16; ++j) {
-      Float4 const f = detail::strip_vector(thread.shared(), first, offset(j));
+      Float4 const f = mine[offset(j)];
       for (int e = 0; e < 4; ++e) v[j][e] = f.x[e];
     }
     detail::stages_of<stages()>(v);
+    if (norm != 0 && warp_only) thread.synchronize();  // else they have met
   }
 
  private:
+  /// The norm's part of the factor, by one warp of the strip once all have handed in their sums of squares: of
+  /// 32 squares in float, the rest in double, a relative error of the mean of at most 33 * 2^-24.
+  template <class Thread>
+  DARTQUANT_DEVICE void find_factor(Thread const& thread) const {
+    float x[64];  // loaded twice, so that there is one way for x where there is no norm
+    detail::load_staged<T>(thread, rows.fetched_at, 511, x);
+    auto* const sums = reinterpret_cast<double*>(thread.shared() + rows.scratch_at);
+    float half[2] = {0, 0};
+    for (int k = 0; k < 32; ++k)
+      for (int i = 0; i < 2; ++i) half[i] = std::fmaf(x[32 * i + k], x[32 * i + k], half[i]);
+    double sum = static_cast<double>(half[0]) + static_cast<double>(half[1]);
+    for (int mask = 16; mask > 0; mask /= 2) sum += thread.shuffle_xor(sum, mask);
+    int const warps = thread.count() / 32;
+    if (warps > 1) {
+      if (thread.lane() == 0) sums[thread.warp()] = sum;
+      thread.synchronize();
+      if (thread.warp() > 0) return;
+      sum = thread.lane() < warps ? sums[thread.lane()] : 0.0;
+      for (int mask = 8; mask > 0; mask /= 2) sum += thread.shuffle_xor(sum, mask);
+    }
+    if (thread.lane() == 0)
+      *reinterpret_cast<float*>(sums + 16) =
+          factor * static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(rows.cols) + epsilon));
+  }
+
   template <int LogStep, class Thread>
   DARTQUANT_DEVICE static void middle(Thread const& thread) {
-    int const first = 16 * detail::strip_swizzle(held_by(thread.here(thread.index()), LogStep).first);
+    detail::StripVectors const mine(thread.shared(), held_by(thread.here(thread.index()), LogStep).first);
     float v[16][4];
     for (int j = 0; j < 16; ++j) {
-      Float4 const f = detail::strip_vector(thread.shared(), first, j << LogStep);
+      Float4 const f = mine[j << LogStep];
       for (int e = 0; e < 4; ++e) v[j][e] = f.x[e];
     }
     detail::stages_of<15>(v);
-    for (int j = 0; j < 16; ++j)
-      detail::strip_vector(thread.shared(), first, j << LogStep) = {{v[j][0], v[j][1], v[j][2], v[j][3]}};
-    exchange_barrier(thread);
+    for (int j = 0; j < 16; ++j) mine[j << LogStep] = {{v[j][0], v[j][1], v[j][2], v[j][3]}};
   }
 };
 
@@ -211,33 +266,45 @@ struct StripTransform {
 /// by side.
 template <class T, int Threads>
 struct PlainStrip {
-  static constexpr int threads = Threads, values = 64 * Threads, shared_bytes = 0;
-  static constexpr bool exchanges = false, wide = true;
-  static constexpr int log_step = std::bit_width(static_cast<unsigned>(Threads)) - 1;
-  [[nodiscard]] DARTQUANT_HD static constexpr int offset(int j) { return 2 * ((j >> 1) << log_step) + (j & 1); }
-  [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) { return 2 * thread; }
+  static constexpr int threads = Threads, held = 16, log_step = 5;
+  static constexpr bool whole_warps = false, wide = true;
+  [[nodiscard]] DARTQUANT_HD static constexpr int offset(int j) { return 64 * (j >> 1) + (j & 1); }
+  [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) {
+    return 512 * (thread / 32) + 2 * (thread % 32);
+  }
 
   StripRows rows;
+  float factor = 1;
 
-  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const { return rows.place(strip, values); }
+  template <class Thread>
+  DARTQUANT_DEVICE float factor_of(Thread const&) const {
+    return factor;
+  }
+  /// Lanes that hold consecutive vectors, or pairs of them.
+  static constexpr int run_lanes = 1 << std::min(log_step, 5);
+  /// Whether vector j of a thread lies in a strip of `count` channels.
+  [[nodiscard]] DARTQUANT_HD static constexpr bool has(int thread, int j, int count) {
+    return 4 * (first_vector(thread) + offset(j)) < count;
+  }
+  template <class Thread>
+  DARTQUANT_DEVICE void prepare(Thread const&) const {}
 
   template <class Thread>
   DARTQUANT_DEVICE void fetch(Thread const&, std::uint32_t) const {}
 
   template <class Thread>
-  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t strip, std::uint32_t, bool wait,
+  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t strip, std::uint32_t, bool,
                             float (&v)[16][4]) const {
     constexpr int words = static_cast<int>(sizeof(T)) / 2;
-    StripPlace const at = place(strip);
-    if (wait) thread.synchronize();
-    int const first = 8 * thread.index();
+    StripPlace const at = rows.place(strip);
+    int const first = 4 * first_vector(thread.index());
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
     Words4 raw[8][words];
     for (int i = 0; i < 8; ++i)
       for (int w = 0; w < words; ++w) {
         raw[i][w] = {};
-        if (at.count == values || first + 8 * i * Threads < at.count)
-          raw[i][w] = reinterpret_cast<Words4 const*>(from + 8 * i * Threads)[w];
+        if (at.count == rows.values || first + 256 * i < at.count)
+          raw[i][w] = reinterpret_cast<Words4 const*>(from + 256 * i)[w];
       }
     for (int i = 0; i < 8; ++i)
       for (int e = 0; e < 8; ++e) {
@@ -259,7 +326,6 @@ struct HadamardStrips {
   Transform transform;
   T* y = nullptr;
   index_t y_stride = 0;
-  float factor = 1;
 
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
@@ -270,16 +336,17 @@ struct HadamardStrips {
       float v[16][4];
       transform.run(thread, strip, strip + step, again, v);
       int const first = Transform::first_vector(thread.here(thread.index()));
-      StripPlace const at = transform.place(strip);
+      StripPlace const at = transform.rows.place(strip);
       T* const to = y + at.row * y_stride + at.first + 4 * first;
-      if (at.count == Transform::values) store<true>(thread, v, to, 0);
-      else store<false>(thread, v, to, at.count - 4 * first);
+      float const factor = transform.factor_of(thread);
+      if (at.count == transform.rows.values) store<true>(thread, v, factor, to, 0);
+      else store<false>(thread, v, factor, to, at.count - 4 * first);
     }
   }
 
  private:
   template <bool Whole, class Thread>
-  DARTQUANT_DEVICE void store(Thread const& thread, float const (&v)[16][4], T* to, int count) const {
+  DARTQUANT_DEVICE static void store(Thread const& thread, float const (&v)[16][4], float factor, T* to, int count) {
     if constexpr (Transform::wide && sizeof(T) == 2) {
       for (int i = 0; i < 16; i += 2) {
         int const at = 4 * Transform::offset(i);
