@@ -16,7 +16,7 @@ namespace dartquant::cuda {
 /// fetch each while they work on the one before; where memory does, fresh ones for every strip were faster.
 [[nodiscard]] inline Grid strip_grid(StripPlan const& plan, bool stay) {
   Grid grid = plan.grid;
-  if (stay) grid.blocks_x = std::min(grid.blocks_x, plan.resident);
+  if (stay) grid.blocks_x = std::min(grid.blocks_x, std::max(1, plan.resident / grid.blocks_y));
   return grid;
 }
 

@@ -48,6 +48,10 @@ class HostThread {
   int blocks_z() const;
 
   static int here(int x) { return x; }
+  template <class T>
+  static T opaque(T x) {
+    return x;
+  }
 
   void synchronize() const;
   void synchronize_warp() const;

@@ -106,12 +106,12 @@ struct BaseStrip {
   template <class Thread>
   DARTQUANT_DEVICE void fetch(Thread const& thread, std::uint32_t strip) const {
     constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;
-    StripPlace const at = rows.place(strip);
+    StripPlace const at = rows.place(thread, strip);
     int const index = thread.here(thread.index()), lane = index % 32, warp = index / 32;
     int const first = 2048 * warp + each * lane;
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
-    std::byte* const to = thread.shared() + rows.fetched_at;
-    int const place = 16 * detail::staged(2048 / each * warp + lane);
+    std::byte* const to = thread.shared();
+    int const place = thread.here(rows.fetched_at + 16 * detail::staged(2048 / each * warp + lane));
     for (int k = 0; k < chunks; ++k)
       if (first + 32 * each * k < at.count)
         thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
@@ -134,7 +134,7 @@ struct BaseStrip {
     detail::butterfly_stage<16>(x);
     detail::butterfly_stage<32>(x);
     thread.synchronize_warp();
-    if (next < rows.strips) fetch(thread, next);
+    if (next < rows.rows) fetch(thread, next);
     if (wait) thread.synchronize();
     if (works) detail::store_unit64(thread, x);
     thread.synchronize_warp();
@@ -202,7 +202,7 @@ struct BaseStrip {
   template <int Hops, class Thread>
   DARTQUANT_DEVICE static void middle(Thread const& thread) {
     int const t = thread.here(thread.index());
-    detail::StripVectors const mine(thread.shared(), ((t >> Hops) << (4 + Hops)) + (t & ((1 << Hops) - 1)));
+    detail::StripVectors const mine(thread, ((t >> Hops) << (4 + Hops)) + (t & ((1 << Hops) - 1)));
     float v[16][4];
     unrolled<16>([&](auto index) {
       constexpr int j = index;
@@ -236,10 +236,10 @@ struct HadamardBaseStrips {
     auto const step = static_cast<std::uint32_t>(thread.blocks_x());
     transform.fetch(thread, strip);
     transform.prepare(thread);
-    for (bool again = false; strip < transform.rows.strips; strip += step, again = true) {
+    for (bool again = false; strip < transform.rows.rows; strip += step, again = true) {
       float v[Transform::held][4];
       transform.run(thread, strip, strip + step, again, v);
-      StripPlace const at = transform.rows.place(strip);
+      StripPlace const at = transform.rows.place(thread, strip);
       int const index = thread.here(thread.index());
       T* to = y + at.row * y_stride + at.first + 4 * transform.first_vector(index);
       float const factor = transform.factor_of(thread);

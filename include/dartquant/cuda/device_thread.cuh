@@ -40,6 +40,12 @@ class DeviceThread {
     asm volatile("" : "+r"(x));
     return x;
   }
+  /// x, of which the compiler knows nothing but that equal ones are equal.
+  template <class T>
+  __device__ static T opaque(T x) {
+    asm("" : "+r"(x));
+    return x;
+  }
 
   __device__ void synchronize() const { __syncthreads(); }
   __device__ void synchronize_warp() const { __syncwarp(); }

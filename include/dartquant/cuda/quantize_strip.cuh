@@ -13,9 +13,9 @@ namespace detail {
 
 /// `Count` symmetric levels as one word, the first in the lowest bits: the low bits of rounded values are those
 /// of the levels, and shift in from above.
-template <int Bits, int Count, class Rounded>
-DARTQUANT_HD std::uint32_t symmetric_word(Rounded const& level) {
-  std::uint32_t word = level(0) << (32 - Bits);
+template <int Bits, int Count, class Thread, class Rounded>
+DARTQUANT_DEVICE std::uint32_t symmetric_word(Thread const& thread, Rounded const& level) {
+  std::uint32_t word = thread.opaque(level(0) << (32 - Bits));
   for (int k = 1; k < Count; ++k) word = (word >> Bits) | (level(k) << (32 - Bits));
   return word >> (32 - Bits * Count);
 }
@@ -66,11 +66,11 @@ struct QuantizeStrips {
     transform.fetch(thread, strip);
     transform.prepare(thread);
     int odd = 0;  // warps tell each other ranges at two places in turn, for one may be a strip ahead
-    for (bool again = false; strip < transform.rows.strips; strip += step, again = true, odd ^= 1) {
+    for (bool again = false; strip < transform.rows.rows; strip += step, again = true, odd ^= 1) {
       Values v;
       // The warps of a strip with one scale have met since they read its floats.
       transform.run(thread, strip, strip + step, again && (Group != 0 || thread.count() == 32), v);
-      StripPlace const at = transform.rows.place(strip);
+      StripPlace const at = transform.rows.place(thread, strip);
       if constexpr (Group == 0) quantize_row(thread, at, odd, v);
       else quantize_groups(thread, at, v);
     }
@@ -107,20 +107,21 @@ struct QuantizeStrips {
     return {symmetry == Symmetry::asymmetric ? warp_max(thread, range.low) : 0.0f, warp_max(thread, range.high)};
   }
 
+  template <Symmetry symmetry, class Thread>
+  DARTQUANT_DEVICE Range strip_range(Thread const& thread, int odd, Values const& v) const {
+    Range const range = warp_range<symmetry>(thread, range_of<symmetry, held>(thread, v, 0));
+    int const warps = thread.count() / 32;
+    if (warps == 1) return range;
+    Range* const ranges = reinterpret_cast<Range*>(thread.shared() + ranges_at) + 16 * odd;
+    if (thread.lane() == 0) ranges[thread.warp()] = range;
+    thread.synchronize();
+    return warp_range<symmetry>(thread, thread.lane() < warps ? ranges[thread.lane()] : Range{});
+  }
+
   template <class Thread>
   DARTQUANT_DEVICE void quantize_row(Thread const& thread, StripPlace const& at, int odd, Values const& v) const {
-    Range range;
-    if (q.symmetry == Symmetry::symmetric)
-      range = warp_range<Symmetry::symmetric>(thread, range_of<Symmetry::symmetric, held>(thread, v, 0));
-    else range = warp_range<Symmetry::asymmetric>(thread, range_of<Symmetry::asymmetric, held>(thread, v, 0));
-    int const warps = thread.count() / 32;
-    if (warps > 1) {
-      Range* const ranges = reinterpret_cast<Range*>(thread.shared() + ranges_at) + 16 * odd;
-      if (thread.lane() == 0) ranges[thread.warp()] = range;
-      thread.synchronize();
-      range = thread.lane() < warps ? ranges[thread.lane()] : Range{};
-      range = warp_range<Symmetry::asymmetric>(thread, range);
-    }
+    Range const range = q.symmetry == Symmetry::symmetric ? strip_range<Symmetry::symmetric>(thread, odd, v)
+                                                          : strip_range<Symmetry::asymmetric>(thread, odd, v);
     float scale = 0;
     std::int32_t zero_point = 0;
     detail::GroupMap const map = detail::map_of(range, transform.factor_of(thread), q, &scale, &zero_point);
@@ -238,7 +239,7 @@ struct QuantizeStrips {
           float const x = v[j + (in_word * w + k) / 4][k % 4];
           return Simple ? detail::rounded_simply(x, map) : detail::rounded(x, map);
         };
-        stored[w] = Simple ? detail::symmetric_word<Bits, in_word>(level) : word(level);
+        stored[w] = Simple ? detail::symmetric_word<Bits, in_word>(thread, level) : word(level);
       }
       if (!transform.has(index, j, at.count)) continue;
       std::uint8_t* const target = to + transform.offset(j) * Bits / 2;

@@ -23,26 +23,26 @@ namespace dartquant::cuda {
 /// A strip: its row, its first channel there and how many channels it has.
 struct StripPlace {
   std::uint32_t row = 0;
-  index_t first = 0;
-  int count = 0;
+  int first = 0, count = 0;
 };
 
-/// Where strips lie in a matrix and in shared memory: floats | as fetched | scratch. Each is in one row, `row_strips` per row of `cols` channels, the last of a row
-/// as long as there are channels. A matrix without gaps between its rows may be passed as one row.
+/// Where strips lie in a matrix and in shared memory: floats | as fetched | scratch. Blocks of threads
+/// (x, y) work on columns y * values .. of rows x, x + blocks_x, ... A matrix without gaps between its rows may be
+/// passed as one with rows of `values` channels.
 struct StripRows {
   void const* x = nullptr;
-  index_t stride = 0, cols = 0;
-  std::uint32_t strips = 0;
-  Divider row_strips;
-  int values = 0;  ///< channels of a strip: 64 per thread where they are a power of two
+  index_t stride = 0;
+  std::uint32_t rows = 0;
+  int values = 0;                      ///< channels of a strip: 64 per thread where they are a power of two
+  std::uint32_t short_row = 0;         ///< from this row on strips have `short_count` channels
+  int short_column = 0;                ///< and from this block_y on
+  int short_count = 0;
   int fetched_at = 0, scratch_at = 0;
 
-  [[nodiscard]] DARTQUANT_HD StripPlace place(std::uint32_t strip) const {
-    if (row_strips.divisor == 1) return {strip, 0, static_cast<int>(cols)};
-    std::uint32_t const row = row_strips.divisor == strips ? 0 : row_strips.quotient(strip);
-    index_t const first = static_cast<index_t>(strip - row * row_strips.divisor) * values;
-    index_t const rest = cols - first;
-    return {row, first, rest < values ? static_cast<int>(rest) : values};
+  template <class Thread>
+  [[nodiscard]] DARTQUANT_DEVICE StripPlace place(Thread const& thread, std::uint32_t row) const {
+    int const column = thread.block_y();
+    return {row, column * values, row >= short_row || column >= short_column ? short_count : values};
   }
 };
 
@@ -57,12 +57,14 @@ namespace detail {
 
 /// The vectors first + offset of a strip where the two share no bit, so that an address is one of two sums.
 struct StripVectors {
-  std::byte *even, *odd;
-  DARTQUANT_HD StripVectors(std::byte* shared, int first)
-      : even(shared + strip_at(first)), odd(shared + strip_at(first ^ 1)) {}
+  std::byte* shared;
+  int even, odd;
+  template <class Thread>
+  DARTQUANT_DEVICE StripVectors(Thread const& thread, int first)
+      : shared(thread.shared()), even(thread.here(strip_at(first))), odd(thread.here(strip_at(first ^ 1))) {}
   [[nodiscard]] DARTQUANT_HD Float4& operator[](int offset) const {
     bool const other = (((offset >> 3) ^ offset) & 1) != 0;
-    return *reinterpret_cast<Float4*>((other ? odd : even) + 16 * ((offset & ~1) + (offset >> 4)));
+    return *reinterpret_cast<Float4*>(shared + (other ? odd : even) + 16 * ((offset & ~1) + (offset >> 4)));
   }
 };
 
@@ -74,12 +76,12 @@ struct StripVectors {
 
 /// The thread's unit of a fetched strip, but not one beyond `last`.
 template <class T, class Thread>
-DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, int last, float (&x)[64]) {
+DARTQUANT_DEVICE void load_staged(Thread const& thread, int fetched_at, int last, float (&x)[64]) {
   constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;
   int const index = thread.here(thread.index());
-  int const unit = 16 * staged(chunks * (index < last ? index : last));
+  int const unit = thread.here(fetched_at + 16 * staged(chunks * (index < last ? index : last)));
   for (int k = 0; k < chunks; ++k) {
-    Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + strip_at + staged_at(unit, k));
+    Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + staged_at(unit, k));
     for (int e = 0; e < 4; ++e) {
       if constexpr (sizeof(T) == 4) {
         x[4 * k + e] = std::bit_cast<float>(raw.x[e]);
@@ -94,7 +96,7 @@ DARTQUANT_DEVICE void load_staged(Thread const& thread, int strip_at, int last, 
 /// And where it goes as floats.
 template <class Thread>
 DARTQUANT_DEVICE void store_unit64(Thread const& thread, float const (&x)[64]) {
-  StripVectors const unit(thread.shared(), 16 * thread.here(thread.index()));
+  StripVectors const unit(thread, 16 * thread.here(thread.index()));
   for (int k = 0; k < 16; ++k) unit[k] = {{x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]}};
 }
 
@@ -157,7 +159,7 @@ struct StripTransform {
   static constexpr int run_lanes = 1 << std::min(log_step, 5);
   /// Whether vector j of a thread lies in a strip of `count` channels.
   [[nodiscard]] DARTQUANT_HD static constexpr bool has(int thread, int j, int count) {
-    return 4 * (first_vector(thread) + offset(j)) < count;
+    return 4 * offset(j) < count - 4 * first_vector(thread);
   }
   template <class Thread>
   DARTQUANT_DEVICE void prepare(Thread const&) const {}
@@ -166,12 +168,12 @@ struct StripTransform {
   template <class Thread>
   DARTQUANT_DEVICE void fetch(Thread const& thread, std::uint32_t strip) const {
     constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;  // 16 bytes
-    StripPlace const at = rows.place(strip);
+    StripPlace const at = rows.place(thread, strip);
     int const index = thread.here(thread.index()), lane = index % 32;
     int const first = index / 32 * 2048 + each * lane;
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
-    std::byte* const to = thread.shared() + rows.fetched_at;
-    int const place = 16 * detail::staged(2048 / each * (index / 32) + lane);
+    std::byte* const to = thread.shared();
+    int const place = thread.here(rows.fetched_at + 16 * detail::staged(2048 / each * (index / 32) + lane));
     if (at.count == rows.values) {
       for (int k = 0; k < chunks; ++k)
         thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
@@ -201,7 +203,7 @@ struct StripTransform {
     detail::butterfly_stage<16>(x);
     detail::butterfly_stage<32>(x);
     thread.synchronize_warp();
-    if (next < rows.strips) fetch(thread, next);
+    if (next < rows.rows) fetch(thread, next);
     if (wait) exchange_barrier(thread);
     detail::store_unit64(thread, x);
     if constexpr (done == 6) exchange_barrier(thread);
@@ -214,7 +216,7 @@ struct StripTransform {
       middle<8>(thread);
       exchange_barrier(thread);
     }
-    detail::StripVectors const mine(thread.shared(), first_vector(thread.here(thread.index())));
+    detail::StripVectors const mine(thread, first_vector(thread.here(thread.index())));
     for (int j = 0; j < 16; ++j) {
       Float4 const f = mine[offset(j)];
       for (int e = 0; e < 4; ++e) v[j][e] = f.x[e];
@@ -246,12 +248,12 @@ struct StripTransform {
     }
     if (thread.lane() == 0)
       *reinterpret_cast<float*>(sums + 16) =
-          factor * static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(rows.cols) + epsilon));
+          factor * static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(rows.short_count) + epsilon));
   }
 
   template <int LogStep, class Thread>
   DARTQUANT_DEVICE static void middle(Thread const& thread) {
-    detail::StripVectors const mine(thread.shared(), held_by(thread.here(thread.index()), LogStep).first);
+    detail::StripVectors const mine(thread, held_by(thread.here(thread.index()), LogStep).first);
     float v[16][4];
     for (int j = 0; j < 16; ++j) {
       Float4 const f = mine[j << LogStep];
@@ -284,7 +286,7 @@ struct PlainStrip {
   static constexpr int run_lanes = 1 << std::min(log_step, 5);
   /// Whether vector j of a thread lies in a strip of `count` channels.
   [[nodiscard]] DARTQUANT_HD static constexpr bool has(int thread, int j, int count) {
-    return 4 * (first_vector(thread) + offset(j)) < count;
+    return 4 * offset(j) < count - 4 * first_vector(thread);
   }
   template <class Thread>
   DARTQUANT_DEVICE void prepare(Thread const&) const {}
@@ -296,7 +298,7 @@ struct PlainStrip {
   DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t strip, std::uint32_t, bool,
                             float (&v)[16][4]) const {
     constexpr int words = static_cast<int>(sizeof(T)) / 2;
-    StripPlace const at = rows.place(strip);
+    StripPlace const at = rows.place(thread, strip);
     int const first = 4 * first_vector(thread.index());
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
     Words4 raw[8][words];
@@ -332,11 +334,11 @@ struct HadamardStrips {
     auto strip = static_cast<std::uint32_t>(thread.block_x());
     auto const step = static_cast<std::uint32_t>(thread.blocks_x());
     transform.fetch(thread, strip);
-    for (bool again = false; strip < transform.rows.strips; strip += step, again = true) {
+    for (bool again = false; strip < transform.rows.rows; strip += step, again = true) {
       float v[16][4];
       transform.run(thread, strip, strip + step, again, v);
       int const first = Transform::first_vector(thread.here(thread.index()));
-      StripPlace const at = transform.rows.place(strip);
+      StripPlace const at = transform.rows.place(thread, strip);
       T* const to = y + at.row * y_stride + at.first + 4 * first;
       float const factor = transform.factor_of(thread);
       if (at.count == transform.rows.values) store<true>(thread, v, factor, to, 0);

@@ -26,6 +26,7 @@ struct StripPlan {
   int norm = 0;
   double epsilon = 0;
   float factor = 1;
+  bool flat = false;  ///< rows are strips of a matrix without gaps
   Grid grid;          ///< a block of threads per strip
   int resident = 0;   ///< blocks of threads that the device holds at a time
 };
@@ -44,16 +45,19 @@ namespace detail {
 
 /// Rows of x as strips of `values` channels.
 [[nodiscard]] inline bool cut_strips(StripPlan& plan, ConstRows const& x, index_t values, bool flat) {
-  index_t const rows = flat ? 1 : x.rows, cols = flat ? x.rows * x.cols : x.cols;
-  index_t const row_strips = (cols - 1) / values + 1;
-  if (values > 32768 || row_strips >= index_t{1} << 31 || rows > ((index_t{1} << 31) - 1) / row_strips) return false;
+  index_t const total = x.rows * x.cols, strips = ((flat ? total : x.cols) - 1) / values + 1;
+  index_t const rows = flat ? strips : x.rows, columns = flat ? 1 : strips;
+  if (values > 32768 || rows >= index_t{1} << 31 || columns > 65535 || x.cols >= index_t{1} << 31) return false;
+  plan.flat = flat;
   plan.rows.x = x.data;
-  plan.rows.stride = x.stride;
-  plan.rows.cols = cols;
-  plan.rows.strips = static_cast<std::uint32_t>(rows * row_strips);
-  plan.rows.row_strips = Divider(static_cast<std::uint32_t>(row_strips));
+  plan.rows.stride = flat ? values : x.stride;
+  plan.rows.rows = static_cast<std::uint32_t>(rows);
   plan.rows.values = static_cast<int>(values);
-  plan.grid.blocks_x = static_cast<int>(plan.rows.strips);
+  plan.rows.short_row = flat ? static_cast<std::uint32_t>(rows - 1) : 0xFFFFFFFFu;
+  plan.rows.short_column = flat ? 1 : static_cast<int>(columns - 1);
+  plan.rows.short_count = static_cast<int>((flat ? total : x.cols) - (strips - 1) * values);
+  plan.grid.blocks_x = static_cast<int>(rows);
+  plan.grid.blocks_y = static_cast<int>(columns);
   return true;
 }
 
@@ -163,13 +167,22 @@ template <class Transform>
 
 template <class Body, class T>
 [[nodiscard]] Body hadamard_strips(StripPlan const& plan, Rows const& y) {
-  return {strip_transform<typename Body::Transform>(plan), static_cast<T*>(y.data), y.stride};
+  return {strip_transform<typename Body::Transform>(plan), static_cast<T*>(y.data), plan.flat ? plan.rows.values : y.stride};
 }
 
 template <class Body>
 [[nodiscard]] Body quantize_strips(StripPlan const& plan, QuantizedRows const& q, float clip_ratio) {
-  QuantizeStep const step{q.levels,      q.level_stride,      q.scales, q.scale_stride,
-                          q.zero_points, q.zero_point_stride, q.bits,   q.symmetry, clip_ratio, 1};
+  index_t const values = plan.rows.values, groups = plan.group == 0 ? 1 : values / plan.group;
+  QuantizeStep const step{q.levels,
+                          plan.flat ? values * q.bits / 8 : q.level_stride,
+                          q.scales,
+                          plan.flat ? groups : q.scale_stride,
+                          q.zero_points,
+                          plan.flat ? groups : q.zero_point_stride,
+                          q.bits,
+                          q.symmetry,
+                          clip_ratio,
+                          1};
   return {strip_transform<typename Body::Transform>(plan), step, plan.rows.scratch_at + 144};
 }
 
