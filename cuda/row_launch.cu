@@ -82,7 +82,8 @@ bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotati
 void launch_dequantize(cudaStream_t stream, DequantizeRows const& body) {
   bool const launched = with_octets(body, [&](auto const& octets) {
     using Body = std::remove_cvref_t<decltype(octets)>;
-    launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / (Body::threads * Body::each) + 1)}, octets);
+    launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / (Body::threads * Body::each) + 1)},
+           octets);
   });
   if (launched) return;
   launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / DequantizeRows::threads + 1)}, body);

@@ -43,7 +43,8 @@ void launch_quantize(cudaStream_t stream, RowPlan const& plan, RowTransformStep 
 template <class T>
 void launch_hadamard_strips(cudaStream_t stream, StripPlan const& plan, Rows const& y);
 template <class T>
-void launch_quantize_strips(cudaStream_t stream, StripPlan const& plan, QuantizedRows const& q, float clip_ratio);
+void launch_quantize_strips(cudaStream_t stream, StripPlan const& plan, QuantizedRows const& q,
+                            float clip_ratio);
 /// False where the shared memory of a block does not hold it; nothing is enqueued then.
 [[nodiscard]] bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation,
                                    dartquant_matrix const& x, dartquant_matrix const& y);

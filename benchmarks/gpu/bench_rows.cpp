@@ -145,12 +145,12 @@ class Rows {
     auto const portion = static_cast<std::size_t>(bytes / 2) / 16 * 16;
     auto const copy = [&] {
       auto const i = static_cast<std::size_t>(sets_.turn());
-      cuda::check(
-          cudaMemcpyAsync(sets_.y[i]->data(), sets_.x[i]->data(), portion, cudaMemcpyDeviceToDevice, nullptr));
+      cuda::check(cudaMemcpyAsync(sets_.y[i]->data(), sets_.x[i]->data(), portion, cudaMemcpyDeviceToDevice,
+                                  nullptr));
     };
     double const copied = median_milliseconds(nullptr, copy, 9, Sets::count);
-    report_.add(
-        {name, bytes / time * 1e-6, "GB/s", 2.0 * static_cast<double>(portion) / copied * 1e-6, "copy", target});
+    report_.add({name, bytes / time * 1e-6, "GB/s", 2.0 * static_cast<double>(portion) / copied * 1e-6,
+                 "copy", target});
   }
 
   Report& report_;

@@ -95,7 +95,8 @@ struct CallData {
     dartquant_cpu const cpu = portable();
     Exact const space = workspace(c.cols);
     REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &y.m, space.data(), space.size(), 0, 1) == 0);
-    REQUIRE(dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &q.q, space.data(), space.size(), 0, 1) == 0);
+    REQUIRE(dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &q.q, space.data(), space.size(), 0, 1) ==
+            0);
     REQUIRE(dartquant_dequantize(&cpu, &q.q, &back.m, space.data(), space.size(), 0, 1) == 0);
   }
 

@@ -45,9 +45,8 @@ void check_hadamard(Random& random, Case const& c) {
   REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &expected.m, space.data(), space.size(), 0, 1) == 0);
   auto const plan = cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(y.m), device);
   REQUIRE(plan);
-  cuda::with_hadamard_strips<T>(*plan, [&]<class Body>() {
-    run(random, *plan, cuda::hadamard_strips<Body, T>(*plan, rows_of(y.m)));
-  });
+  cuda::with_hadamard_strips<T>(
+      *plan, [&]<class Body>() { run(random, *plan, cuda::hadamard_strips<Body, T>(*plan, rows_of(y.m))); });
   CHECK(y.memory == expected.memory);
 }
 
@@ -66,8 +65,8 @@ void check_quantize(Random& random, Case c) {
     Transform const transform(random, c.cols, c.block, false);
     dartquant_cpu const cpu = portable();
     Exact const space = workspace(c.cols);
-    dartquant_status const status = dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &expected.q,
-                                                       space.data(), space.size(), 0, 1);
+    dartquant_status const status =
+        dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &expected.q, space.data(), space.size(), 0, 1);
     REQUIRE((status == 0 || dartquant_status_reason(status) == dartquant_not_finite));
     auto const plan = cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(q.q), device);
     REQUIRE(plan);
@@ -153,7 +152,8 @@ TEST_CASE("A base that is not the library's has its own signs", "[rows][strips]"
   Random random(14);
   for (std::int64_t const order : {12, 20, 28}) {
     std::int64_t const cols = 64 * order;
-    Values x(dartquant_bfloat16, 3, cols), y(dartquant_bfloat16, 3, cols), expected(dartquant_bfloat16, 3, cols);
+    Values x(dartquant_bfloat16, 3, cols), y(dartquant_bfloat16, 3, cols),
+        expected(dartquant_bfloat16, 3, cols);
     fill(random, x.m);
     Transform transform(random, cols, cols, false);
     REQUIRE(transform.c.base_order == order);
@@ -175,10 +175,11 @@ TEST_CASE("A base that is not the library's has its own signs", "[rows][strips]"
 
 TEST_CASE("RMSNorm in front of strips", "[rows][strips][norm]") {
   Random random(15);
-  for (auto const& [rows, cols, block] : {std::tuple{5, 4096, 4096}, {3, 2304, 256}, {3, 16384, 16384}, {5, 192, 64}}) {
+  for (auto const& [rows, cols, block] :
+       {std::tuple{5, 4096, 4096}, {3, 2304, 256}, {3, 16384, 16384}, {5, 192, 64}}) {
     CAPTURE(rows, cols, block);
-    Values x(dartquant_bfloat16, rows, cols), y(dartquant_bfloat16, rows, cols), wide(dartquant_float32, rows, cols),
-        normed(dartquant_float32, rows, cols);
+    Values x(dartquant_bfloat16, rows, cols), y(dartquant_bfloat16, rows, cols),
+        wide(dartquant_float32, rows, cols), normed(dartquant_float32, rows, cols);
     fill(random, x.m);
     cuda::RowNorm const norm{nullptr, cuda::ElementType::float32, 1e-5};
     for (int i = 0; i < rows; ++i) {
@@ -190,7 +191,8 @@ TEST_CASE("RMSNorm in front of strips", "[rows][strips][norm]") {
     Transform const transform(random, cols, block, false);
     dartquant_cpu const cpu = portable();
     Exact const space = workspace(cols);
-    REQUIRE(dartquant_hadamard(&cpu, &transform.c, &normed.m, &wide.m, space.data(), space.size(), 0, 1) == 0);
+    REQUIRE(dartquant_hadamard(&cpu, &transform.c, &normed.m, &wide.m, space.data(), space.size(), 0, 1) ==
+            0);
     auto const plan = cuda::plan_strips(transform.rows(), &norm, rows_of(x.m), rows_of(y.m), device);
     REQUIRE(plan);
     cuda::with_hadamard_strips<BFloat16>(*plan, [&]<class Body>() {

@@ -140,14 +140,15 @@ void run_on_host(cuda::Grid const& grid, int threads, ThreadOrder order,
                  std::function<void(HostThread const&)> const& body);
 }
 
-/// Runs a kernel on the CPU: body(HostThread) for Body::threads threads (or grid.threads) of every block of the grid. Shared
-/// memory starts filled with a pattern, and bytes around it are checked afterwards. Throws std::logic_error
-/// that names the block where threads wait for one another in vain, an address is misaligned or shared memory
-/// was overrun.
+/// Runs a kernel on the CPU: body(HostThread) for Body::threads threads (or grid.threads) of every block of
+/// the grid. Shared memory starts filled with a pattern, and bytes around it are checked afterwards. Throws
+/// std::logic_error that names the block where threads wait for one another in vain, an address is misaligned
+/// or shared memory was overrun.
 template <class Body>
 void run_on_host(cuda::Grid const& grid, Body const& body, ThreadOrder order = ThreadOrder::rising) {
   static_assert(std::is_trivially_copyable_v<Body>, "the parameters of a kernel are copied to the device");
-  detail::run_on_host(grid, grid.threads == 0 ? Body::threads : grid.threads, order, [&](HostThread const& thread) { body(thread); });
+  detail::run_on_host(grid, grid.threads == 0 ? Body::threads : grid.threads, order,
+                      [&](HostThread const& thread) { body(thread); });
 }
 
 }  // namespace dartquant::test

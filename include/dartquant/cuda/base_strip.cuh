@@ -19,17 +19,23 @@ inline constexpr std::uint32_t base_signs_20[20] = {
     0x00000, 0x615E5, 0xC2BC9, 0x85793, 0x0AF27, 0x15E4D, 0x2BC99, 0x57931, 0xAF261, 0x5E4C3,
     0xBC985, 0x7930B, 0xF2615, 0xE4C2B, 0xC9857, 0x930AF, 0x2615F, 0x4C2BD, 0x98579, 0x30AF3};
 inline constexpr std::uint32_t base_signs_28[28] = {
-    0x0000000, 0x4A37785, 0x90ECF89, 0x255BB83, 0x513AC2F, 0x866784F, 0x28DD41F, 0x8956D71, 0x323DA71, 0x44EB4F1,
-    0x6EF0929, 0xD9F1243, 0xB770495, 0x7585D45, 0xCF09E19, 0xBA83CA3, 0xADAE225, 0x7B4E0C9, 0xD69E113, 0xE1251BB,
-    0xE248767, 0xE092ADD, 0x0BA89D7, 0x13C333D, 0x07946EB, 0x5C44AB7, 0x9C191ED, 0x3C2275B};
+    0x0000000, 0x4A37785, 0x90ECF89, 0x255BB83, 0x513AC2F, 0x866784F, 0x28DD41F,
+    0x8956D71, 0x323DA71, 0x44EB4F1, 0x6EF0929, 0xD9F1243, 0xB770495, 0x7585D45,
+    0xCF09E19, 0xBA83CA3, 0xADAE225, 0x7B4E0C9, 0xD69E113, 0xE1251BB, 0xE248767,
+    0xE092ADD, 0x0BA89D7, 0x13C333D, 0x07946EB, 0x5C44AB7, 0x9C191ED, 0x3C2275B};
 
 template <int Order>
 [[nodiscard]] constexpr std::uint32_t base_signs(int row) {
-  return Order == 12 ? base_signs_12[row % 12] : Order == 20 ? base_signs_20[row % 20] : base_signs_28[row % 28];
+  return Order == 12   ? base_signs_12[row % 12]
+         : Order == 20 ? base_signs_20[row % 20]
+                       : base_signs_28[row % 28];
 }
-/// Those of row `Row`, in device code.
+/// Whether an entry is -1, in device code.
 template <int Order, int Row>
-inline constexpr std::uint32_t signs_of_row = base_signs<Order>(Row);
+DARTQUANT_HD constexpr bool base_negative(int output) {
+  constexpr std::uint32_t signs = base_signs<Order>(Row);
+  return (signs >> output & 1u) != 0;
+}
 
 }  // namespace detail
 
@@ -37,7 +43,8 @@ inline constexpr std::uint32_t signs_of_row = base_signs<Order>(Row);
 ///
 ///   unit     a thread holds 64 consecutive channels: stages 1 .. 32
 ///   middle   16 vectors of 2^(m-6) units: the other stages
-///   base     a thread forms `Outputs` outputs of a vector of columns, row after row of the base. They stay in
+///   base     a thread forms `Outputs` outputs of a vector of columns, row after row of the base. They stay
+///   in
 ///            registers.
 ///
 /// A value costs m + order additions and 16 bytes of shared memory, and 4 more for every further thread that
@@ -97,7 +104,8 @@ struct BaseStrip {
       bool const negative = output < order && base[row * order + output] < 0;
       signs[i] = output >= order ? 0.0f : negative ? -1.0f : 1.0f;
       unrolled<Order>([&](auto known) {
-        if (row == known && negative != (detail::signs_of_row<Order, known> >> output & 1u)) thread.atomic_max(other, 1u);
+        if (row == known && negative != detail::base_negative<Order, known>(output))
+          thread.atomic_max(other, 1u);
       });
     }
     thread.synchronize();
@@ -111,10 +119,10 @@ struct BaseStrip {
     int const first = 2048 * warp + each * lane;
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
     std::byte* const to = thread.shared();
-    int const place = thread.here(rows.fetched_at + 16 * detail::staged(2048 / each * warp + lane));
+    int const place = thread.here(rows.fetched_at + 16 * detail::staged<T>(2048 / each * warp + lane));
     for (int k = 0; k < chunks; ++k)
       if (first + 32 * each * k < at.count)
-        thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
+        thread.template copy_async<16>(to + detail::staged_at<T>(place, 32 * k), from + 32 * each * k);
     thread.commit_copies();
   }
 
@@ -188,7 +196,7 @@ struct BaseStrip {
       Float4 const x = *reinterpret_cast<Float4 const*>(x_at + row * row_bytes());
       unrolled<Outputs>([&](auto output) {
         constexpr int i = output;
-        constexpr bool negative = (detail::signs_of_row<Order, row> >> (First + i) & 1u) != 0;
+        constexpr bool negative = detail::base_negative<Order, row>(First + i);
         for (int e = 0; e < 4; ++e) {
           if constexpr (row == 0) v[i][e] = negative ? -x.x[e] : x.x[e];
           else if constexpr (negative) v[i][e] -= x.x[e];
@@ -246,7 +254,8 @@ struct HadamardBaseStrips {
       for (int i = 0; i < Transform::held; ++i, to += 4 * transform.offset(1)) {
         if (!transform.has(index, i, at.count)) continue;
         if constexpr (sizeof(T) == 4) {
-          *reinterpret_cast<Float4*>(to) = {{v[i][0] * factor, v[i][1] * factor, v[i][2] * factor, v[i][3] * factor}};
+          *reinterpret_cast<Float4*>(to) = {
+              {v[i][0] * factor, v[i][1] * factor, v[i][2] * factor, v[i][3] * factor}};
         } else {
           auto const low = thread.template from_floats<T>(v[i][0] * factor, v[i][1] * factor);
           auto const high = thread.template from_floats<T>(v[i][2] * factor, v[i][3] * factor);

@@ -100,7 +100,8 @@ struct DequantizeOctets {
       std::uint32_t const piece = first + static_cast<std::uint32_t>(k * threads);
       to[k] = nullptr;
       if (piece >= rows.pieces) continue;
-      std::uint32_t const row = rows.row_pieces.quotient(piece), col = 8 * (piece - row * rows.row_pieces.divisor);
+      std::uint32_t const row = rows.row_pieces.quotient(piece),
+                          col = 8 * (piece - row * rows.row_pieces.divisor);
       std::uint8_t const* const at = q.levels + row * q.level_stride + col * Bits / 8;
       if constexpr (Bits == 4) {
         words[k][0] = *reinterpret_cast<std::uint32_t const*>(at);
@@ -131,13 +132,14 @@ struct DequantizeOctets {
   }
 
  private:
-  /// A code c between 0 and 255 in the low bits of 2^23 is the float 2^23 + c, from which `zero` = 2^23 + zero point is taken
-  /// exactly.
+  /// A code c between 0 and 255 in the low bits of 2^23 is the float 2^23 + c, from which `zero` = 2^23 +
+  /// zero point is taken exactly.
   template <class Thread>
-  DARTQUANT_DEVICE static void convert(Thread const& thread, std::uint32_t const (&words)[Bits / 4], std::uint32_t flip, float zero,
-                                       float scale, float (&x)[8]) {
+  DARTQUANT_DEVICE static void convert(Thread const& thread, std::uint32_t const (&words)[Bits / 4],
+                                       std::uint32_t flip, float zero, float scale, float (&x)[8]) {
     for (int k = 0; k < 8; ++k) {
-      std::uint32_t const word = Bits == 4 ? (words[0] ^ flip) >> (k % 2 == 0 ? 0 : 4) & 0x0F0F0F0Fu : words[k / 4 * (Bits / 8)] ^ flip;
+      std::uint32_t const word = Bits == 4 ? (words[0] ^ flip) >> (k % 2 == 0 ? 0 : 4) & 0x0F0F0F0Fu
+                                           : words[k / 4 * (Bits / 8)] ^ flip;
       int const byte = Bits == 4 ? k / 2 : k % 4;
       float const code = std::bit_cast<float>(thread.below(0x4B000000u, word, byte));
       x[k] = scale * (code - zero);

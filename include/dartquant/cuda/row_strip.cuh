@@ -27,15 +27,15 @@ struct StripPlace {
 };
 
 /// Where strips lie in a matrix and in shared memory: floats | as fetched | scratch. Blocks of threads
-/// (x, y) work on columns y * values .. of rows x, x + blocks_x, ... A matrix without gaps between its rows may be
-/// passed as one with rows of `values` channels.
+/// (x, y) work on columns y * values .. of rows x, x + blocks_x, ... A matrix without gaps between its rows
+/// may be passed as one with rows of `values` channels.
 struct StripRows {
   void const* x = nullptr;
   index_t stride = 0;
   std::uint32_t rows = 0;
-  int values = 0;                      ///< channels of a strip: 64 per thread where they are a power of two
-  std::uint32_t short_row = 0;         ///< from this row on strips have `short_count` channels
-  int short_column = 0;                ///< and from this block_y on
+  int values = 0;               ///< channels of a strip: 64 per thread where they are a power of two
+  std::uint32_t short_row = 0;  ///< from this row on strips have `short_count` channels
+  int short_column = 0;         ///< and from this block_y on
   int short_count = 0;
   int fetched_at = 0, scratch_at = 0;
 
@@ -49,8 +49,8 @@ struct StripRows {
 namespace detail {
 
 /// Where vector v of a strip lies in shared memory, in bytes: one unused after every 16, so that threads that
-/// hold units touch all banks evenly, and neighbours change places in every other 8, so that those do that read
-/// every second vector.
+/// hold units touch all banks evenly, and neighbours change places in every other 8, so that those do that
+/// read every second vector.
 [[nodiscard]] DARTQUANT_HD constexpr int strip_at(int v) { return 16 * ((v ^ ((v >> 3) & 1)) + (v >> 4)); }
 /// Bytes of so many channels.
 [[nodiscard]] DARTQUANT_HD constexpr int strip_bytes(int channels) { return 4 * channels + channels / 4; }
@@ -68,10 +68,16 @@ struct StripVectors {
   }
 };
 
-/// Where 16 bytes of a fetched strip lie, in 16 bytes; and in bytes, from where the first of them do.
-[[nodiscard]] DARTQUANT_HD constexpr int staged(int chunk) { return chunk ^ ((chunk >> 3) & 7); }
+/// Where 16 bytes of a fetched strip lie, in 16 bytes: threads that read units, and threads that write
+/// neighbours, touch all banks evenly. And in bytes, from where `at` says that others lie with which the
+/// number shares no bit.
+template <class T>
+[[nodiscard]] DARTQUANT_HD constexpr int staged(int chunk) {
+  return chunk ^ ((chunk / (4 * static_cast<int>(sizeof(T)))) & 7);
+}
+template <class T>
 [[nodiscard]] DARTQUANT_HD constexpr int staged_at(int at, int offset) {
-  return (at ^ (16 * staged(offset) & 127)) + (16 * staged(offset) & ~127);
+  return (at ^ (16 * staged<T>(offset) & 127)) + (16 * staged<T>(offset) & ~127);
 }
 
 /// The thread's unit of a fetched strip, but not one beyond `last`.
@@ -79,9 +85,9 @@ template <class T, class Thread>
 DARTQUANT_DEVICE void load_staged(Thread const& thread, int fetched_at, int last, float (&x)[64]) {
   constexpr int each = 16 / static_cast<int>(sizeof(T)), chunks = 64 / each;
   int const index = thread.here(thread.index());
-  int const unit = thread.here(fetched_at + 16 * staged(chunks * (index < last ? index : last)));
+  int const unit = thread.here(fetched_at + 16 * staged<T>(chunks * (index < last ? index : last)));
   for (int k = 0; k < chunks; ++k) {
-    Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + staged_at(unit, k));
+    Words4 const raw = *reinterpret_cast<Words4 const*>(thread.shared() + staged_at<T>(unit, k));
     for (int e = 0; e < 4; ++e) {
       if constexpr (sizeof(T) == 4) {
         x[4 * k + e] = std::bit_cast<float>(raw.x[e]);
@@ -127,7 +133,8 @@ struct StripTransform {
     return wide ? 2 * ((j >> 1) << log_step) + (j & 1) : j << log_step;
   }
   [[nodiscard]] DARTQUANT_HD static constexpr int stages() {
-    int mask = 0;  // stage 2^bit channels: 2^(bit - 2 - wide - log_step) times the step, twice as many vectors
+    int mask =
+        0;  // stage 2^bit channels: 2^(bit - 2 - wide - log_step) times the step, twice as many vectors
     for (int bit = done; bit < LogLength; ++bit) mask |= 1 << (bit - 2 - log_step);
     return mask;
   }
@@ -146,7 +153,8 @@ struct StripTransform {
   /// The first vector of a thread in the last step.
   [[nodiscard]] DARTQUANT_HD static constexpr int first_vector(int thread) {
     int const low = thread & ((1 << log_step) - 1);
-    return wide ? ((thread >> log_step) << (log_step + 4)) + 2 * low : ((thread >> log_step) << (log_step + 4)) + low;
+    return wide ? ((thread >> log_step) << (log_step + 4)) + 2 * low
+                : ((thread >> log_step) << (log_step + 4)) + low;
   }
 
   template <class Thread>
@@ -173,15 +181,16 @@ struct StripTransform {
     int const first = index / 32 * 2048 + each * lane;
     T const* const from = static_cast<T const*>(rows.x) + at.row * rows.stride + at.first + first;
     std::byte* const to = thread.shared();
-    int const place = thread.here(rows.fetched_at + 16 * detail::staged(2048 / each * (index / 32) + lane));
+    int const place =
+        thread.here(rows.fetched_at + 16 * detail::staged<T>(2048 / each * (index / 32) + lane));
     if (at.count == rows.values) {
       for (int k = 0; k < chunks; ++k)
-        thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
+        thread.template copy_async<16>(to + detail::staged_at<T>(place, 32 * k), from + 32 * each * k);
     } else {
       for (int k = 0; k < chunks; ++k) {
         if (first + 32 * each * k < at.count)
-          thread.template copy_async<16>(to + detail::staged_at(place, 32 * k), from + 32 * each * k);
-        else *reinterpret_cast<Words4*>(to + detail::staged_at(place, 32 * k)) = {};
+          thread.template copy_async<16>(to + detail::staged_at<T>(place, 32 * k), from + 32 * each * k);
+        else *reinterpret_cast<Words4*>(to + detail::staged_at<T>(place, 32 * k)) = {};
       }
     }
     thread.commit_copies();
@@ -190,7 +199,8 @@ struct StripTransform {
   /// The strip that was fetched, transformed but for the factor, and the next one on its way. Threads of a
   /// strip may still read the floats of the one before when this begins if `wait`.
   template <class Thread>
-  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t, std::uint32_t next, bool wait, float (&v)[16][4]) const {
+  DARTQUANT_DEVICE void run(Thread const& thread, std::uint32_t, std::uint32_t next, bool wait,
+                            float (&v)[16][4]) const {
     thread.template wait_copies<0>();
     thread.synchronize_warp();
     if (norm != 0) find_factor(thread);
@@ -226,8 +236,8 @@ struct StripTransform {
   }
 
  private:
-  /// The norm's part of the factor, by one warp of the strip once all have handed in their sums of squares: of
-  /// 32 squares in float, the rest in double, a relative error of the mean of at most 33 * 2^-24.
+  /// The norm's part of the factor, by one warp of the strip once all have handed in their sums of squares:
+  /// of 32 squares in float, the rest in double, a relative error of the mean of at most 33 * 2^-24.
   template <class Thread>
   DARTQUANT_DEVICE void find_factor(Thread const& thread) const {
     float x[64];  // loaded twice, so that there is one way for x where there is no norm
@@ -348,7 +358,8 @@ struct HadamardStrips {
 
  private:
   template <bool Whole, class Thread>
-  DARTQUANT_DEVICE static void store(Thread const& thread, float const (&v)[16][4], float factor, T* to, int count) {
+  DARTQUANT_DEVICE static void store(Thread const& thread, float const (&v)[16][4], float factor, T* to,
+                                     int count) {
     if constexpr (Transform::wide && sizeof(T) == 2) {
       for (int i = 0; i < 16; i += 2) {
         int const at = 4 * Transform::offset(i);

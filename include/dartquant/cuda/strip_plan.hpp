@@ -31,9 +31,9 @@ struct StripPlan {
   int resident = 0;   ///< blocks of threads that the device holds at a time
 };
 
-/// Outputs of a base that a thread forms: 12, 20 and 28 have kernels of their own.
-[[nodiscard]] constexpr int strip_outputs(int order) {
-  return order == 12 ? 12 : order == 20 ? 20 : order == 28 ? 14 : 16;
+/// Outputs of a base that a thread forms, as many as registers hold: 12, 20 and 28 have kernels of their own.
+[[nodiscard]] constexpr int strip_outputs(int order, bool quantizes) {
+  return order == 12 ? 12 : order == 20 ? (quantizes ? 10 : 20) : order == 28 ? 14 : 16;
 }
 
 namespace detail {
@@ -47,7 +47,8 @@ namespace detail {
 [[nodiscard]] inline bool cut_strips(StripPlan& plan, ConstRows const& x, index_t values, bool flat) {
   index_t const total = x.rows * x.cols, strips = ((flat ? total : x.cols) - 1) / values + 1;
   index_t const rows = flat ? strips : x.rows, columns = flat ? 1 : strips;
-  if (values > 32768 || rows >= index_t{1} << 31 || columns > 65535 || x.cols >= index_t{1} << 31) return false;
+  if (values > 32768 || rows >= index_t{1} << 31 || columns > 65535 || x.cols >= index_t{1} << 31)
+    return false;
   plan.flat = flat;
   plan.rows.x = x.data;
   plan.rows.stride = flat ? values : x.stride;
@@ -69,13 +70,14 @@ namespace detail {
   plan.grid.threads = threads;
   plan.rows.fetched_at = transforms ? strip_bytes(plan.rows.values) : 0;
   plan.rows.scratch_at = plan.rows.fetched_at + (transforms ? element_bytes(x.type) * plan.rows.values : 0);
-  plan.grid.shared_bytes = static_cast<std::size_t>(plan.rows.scratch_at + 512);  // ranges, and the norm's sums
+  plan.grid.shared_bytes =
+      static_cast<std::size_t>(plan.rows.scratch_at + 512);  // ranges, and the norm's sums
   return true;
 }
 
 /// The same with a base: of 1 to 4 blocks per strip the number with the fewest threads per block.
-[[nodiscard]] inline bool place_base(StripPlan& plan, ConstRows const& x, index_t block, bool whole, bool flat) {
-  plan.outputs = strip_outputs(plan.order);
+[[nodiscard]] inline bool place_base(StripPlan& plan, ConstRows const& x, index_t block, bool whole,
+                                     bool flat) {
   plan.groups = (plan.order - 1) / plan.outputs + 1;
   auto const threads_of = [&](index_t blocks) {
     return round_up(std::max(blocks * block / 64, (blocks * plan.groups) << (plan.log_length - 2)), 32);
@@ -88,25 +90,30 @@ namespace detail {
   plan.rows.fetched_at = static_cast<int>(round_up(strip_bytes(plan.rows.values), 128));
   plan.rows.scratch_at = plan.rows.fetched_at + element_bytes(x.type) * plan.rows.values;
   plan.signs_at = plan.rows.scratch_at + 512;
-  plan.grid.shared_bytes = static_cast<std::size_t>(plan.signs_at + 4 * plan.order * plan.groups * plan.outputs + 16);
+  plan.grid.shared_bytes =
+      static_cast<std::size_t>(plan.signs_at + 4 * plan.order * plan.groups * plan.outputs + 16);
   return true;
 }
 
 }  // namespace detail
 
-/// The strips of a call: `whole` where a strip must be a row, for its norm or scale; `flat` where the rows of
-/// what is written follow one another without gaps. Nothing where the kernels on tiles are to do it.
+/// The strips of a call that `quantizes` or not: `whole` where a strip must be a row, for its norm or scale;
+/// `flat` where the rows of what is written follow one another without gaps. Nothing where the kernels on
+/// tiles are to do it.
 [[nodiscard]] inline std::optional<StripPlan> plan_strips(RowTransform const& transform, RowNorm const* norm,
-                                                          ConstRows const& x, bool whole, bool flat,
-                                                          RowDevice const& device) {
+                                                          ConstRows const& x, bool quantizes, bool whole,
+                                                          bool flat, RowDevice const& device) {
   index_t const block = std::max<index_t>(transform.block, 0);
   bool const aligned = detail::aligned_to(x.data, 16) && x.stride * element_bytes(x.type) % 16 == 0;
-  bool const plain_norm = norm == nullptr || (norm->gain == nullptr && block != 0 && transform.base == nullptr);
-  if (!aligned || !plain_norm || transform.permutation != nullptr || x.cols % std::max<index_t>(block, 64) != 0)
+  bool const plain_norm =
+      norm == nullptr || (norm->gain == nullptr && block != 0 && transform.base == nullptr);
+  if (!aligned || !plain_norm || transform.permutation != nullptr ||
+      x.cols % std::max<index_t>(block, 64) != 0)
     return std::nullopt;
   StripPlan plan;
   plan.base = transform.base;
   plan.order = plan.base == nullptr ? 1 : static_cast<int>(transform.base_order);
+  plan.outputs = strip_outputs(plan.order, quantizes);
   if (block != 0) {
     plan.log_length = std::countr_zero(static_cast<std::uint64_t>(block / plan.order));
     plan.factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
@@ -117,7 +124,7 @@ namespace detail {
     plan.epsilon = norm->epsilon;
     whole = true;
   }
-  bool const as_one = flat && !whole && x.stride == x.cols;
+  bool const as_one = flat && !whole && x.stride == x.cols && x.rows > 0;
   bool const placed = plan.order > 1 ? detail::place_base(plan, x, block, whole, as_one)
                                      : detail::place_sylvester(plan, x, whole, as_one);
   if (!placed || plan.grid.shared_bytes > static_cast<std::size_t>(device.shared_bytes)) return std::nullopt;
@@ -129,11 +136,12 @@ namespace detail {
 
 /// Of a Hadamard transform.
 [[nodiscard]] inline std::optional<StripPlan> plan_strips(RowTransform const& transform, RowNorm const* norm,
-                                                          ConstRows const& x, Rows const& y, RowDevice const& device) {
+                                                          ConstRows const& x, Rows const& y,
+                                                          RowDevice const& device) {
   if (transform.block == 0 || y.type != x.type || !detail::aligned_to(y.data, 16) ||
       y.stride * element_bytes(y.type) % 16 != 0)
     return std::nullopt;
-  return plan_strips(transform, norm, x, false, y.stride == y.cols, device);
+  return plan_strips(transform, norm, x, false, false, y.stride == y.cols, device);
 }
 
 /// Of a transform, or none, and levels after it.
@@ -149,7 +157,7 @@ namespace detail {
   index_t const groups = q.cols / group;
   bool const flat = q.level_stride == q.cols * q.bits / 8 && q.scale_stride == groups &&
                     (q.symmetry == Symmetry::symmetric || q.zero_point_stride == groups);
-  auto plan = plan_strips(transform, norm, x, !grouped, flat, device);
+  auto plan = plan_strips(transform, norm, x, true, !grouped, flat, device);
   if (plan) plan->group = grouped ? static_cast<int>(group) : 0;
   return plan;
 }
@@ -167,22 +175,18 @@ template <class Transform>
 
 template <class Body, class T>
 [[nodiscard]] Body hadamard_strips(StripPlan const& plan, Rows const& y) {
-  return {strip_transform<typename Body::Transform>(plan), static_cast<T*>(y.data), plan.flat ? plan.rows.values : y.stride};
+  return {strip_transform<typename Body::Transform>(plan), static_cast<T*>(y.data),
+          plan.flat ? plan.rows.values : y.stride};
 }
 
 template <class Body>
 [[nodiscard]] Body quantize_strips(StripPlan const& plan, QuantizedRows const& q, float clip_ratio) {
   index_t const values = plan.rows.values, groups = plan.group == 0 ? 1 : values / plan.group;
-  QuantizeStep const step{q.levels,
-                          plan.flat ? values * q.bits / 8 : q.level_stride,
-                          q.scales,
-                          plan.flat ? groups : q.scale_stride,
-                          q.zero_points,
-                          plan.flat ? groups : q.zero_point_stride,
-                          q.bits,
-                          q.symmetry,
-                          clip_ratio,
-                          1};
+  QuantizeStep const step{q.levels,      plan.flat ? values * q.bits / 8 : q.level_stride,
+                          q.scales,      plan.flat ? groups : q.scale_stride,
+                          q.zero_points, plan.flat ? groups : q.zero_point_stride,
+                          q.bits,        q.symmetry,
+                          clip_ratio,    1};
   return {strip_transform<typename Body::Transform>(plan), step, plan.rows.scratch_at + 144};
 }
 
@@ -190,23 +194,38 @@ template <class Body>
 template <class T, class Run>
 void with_hadamard_strips(StripPlan const& plan, Run const& run) {
   switch (plan.order) {
-    case 1: break;
-    case 12: return run.template operator()<HadamardBaseStrips<BaseStrip<T, 12, 12, 512>, T, 1>>();
-    case 20: return run.template operator()<HadamardBaseStrips<BaseStrip<T, 20, 20, 512>, T, 1>>();
-    case 28: return run.template operator()<HadamardBaseStrips<BaseStrip<T, 28, 14, 512>, T, 1>>();
-    default: return run.template operator()<HadamardBaseStrips<BaseStrip<T, 0, 16, 512>, T, 1>>();
+    case 1:
+      break;
+    case 12:
+      return run.template operator()<HadamardBaseStrips<BaseStrip<T, 12, 12, 512>, T, 1>>();
+    case 20:
+      return run.template operator()<HadamardBaseStrips<BaseStrip<T, 20, 20, 512>, T, 1>>();
+    case 28:
+      return run.template operator()<HadamardBaseStrips<BaseStrip<T, 28, 14, 512>, T, 1>>();
+    default:
+      return run.template operator()<HadamardBaseStrips<BaseStrip<T, 0, 16, 512>, T, 1>>();
   }
   switch (plan.log_length) {
-    case 6: return run.template operator()<HadamardStrips<T, 6, 512, 1>>();
-    case 7: return run.template operator()<HadamardStrips<T, 7, 512, 1>>();
-    case 8: return run.template operator()<HadamardStrips<T, 8, 512, 1>>();
-    case 9: return run.template operator()<HadamardStrips<T, 9, 512, 1>>();
-    case 10: return run.template operator()<HadamardStrips<T, 10, 512, 1>>();
-    case 11: return run.template operator()<HadamardStrips<T, 11, 512, 1>>();
-    case 12: return run.template operator()<HadamardStrips<T, 12, 512, 1>>();
-    case 13: return run.template operator()<HadamardStrips<T, 13, 512, 1>>();
-    case 14: return run.template operator()<HadamardStrips<T, 14, 512, 1>>();
-    default: return run.template operator()<HadamardStrips<T, 15, 512, 1>>();
+    case 6:
+      return run.template operator()<HadamardStrips<T, 6, 512, 1>>();
+    case 7:
+      return run.template operator()<HadamardStrips<T, 7, 512, 1>>();
+    case 8:
+      return run.template operator()<HadamardStrips<T, 8, 512, 1>>();
+    case 9:
+      return run.template operator()<HadamardStrips<T, 9, 512, 1>>();
+    case 10:
+      return run.template operator()<HadamardStrips<T, 10, 512, 1>>();
+    case 11:
+      return run.template operator()<HadamardStrips<T, 11, 512, 1>>();
+    case 12:
+      return run.template operator()<HadamardStrips<T, 12, 512, 1>>();
+    case 13:
+      return run.template operator()<HadamardStrips<T, 13, 512, 1>>();
+    case 14:
+      return run.template operator()<HadamardStrips<T, 14, 512, 1>>();
+    default:
+      return run.template operator()<HadamardStrips<T, 15, 512, 1>>();
   }
 }
 
@@ -223,26 +242,42 @@ void with_group(StripPlan const& plan, Run const& run) {
 template <class T, class Run>
 void with_quantize_strips(StripPlan const& plan, Run const& run) {
   switch (plan.order) {
-    case 1: break;
-    case 12: return detail::with_group<BaseStrip<T, 12, 12, 512>>(plan, run);
-    case 20: return detail::with_group<BaseStrip<T, 20, 20, 512>>(plan, run);
-    case 28: return detail::with_group<BaseStrip<T, 28, 14, 512>>(plan, run);
-    default: return detail::with_group<BaseStrip<T, 0, 16, 512>>(plan, run);
+    case 1:
+      break;
+    case 12:
+      return detail::with_group<BaseStrip<T, 12, 12, 512>>(plan, run);
+    case 20:
+      return detail::with_group<BaseStrip<T, 20, 10, 512>>(plan, run);
+    case 28:
+      return detail::with_group<BaseStrip<T, 28, 14, 512>>(plan, run);
+    default:
+      return detail::with_group<BaseStrip<T, 0, 16, 512>>(plan, run);
   }
   switch (plan.log_length) {
-    case 0: return detail::with_group<PlainStrip<T, 512>>(plan, run);
-    case 6: return detail::with_group<StripTransform<T, 6, 512>>(plan, run);
-    case 7: return detail::with_group<StripTransform<T, 7, 512>>(plan, run);
-    case 8: return detail::with_group<StripTransform<T, 8, 512>>(plan, run);
-    case 9: return detail::with_group<StripTransform<T, 9, 512>>(plan, run);
+    case 0:
+      return detail::with_group<PlainStrip<T, 512>>(plan, run);
+    case 6:
+      return detail::with_group<StripTransform<T, 6, 512>>(plan, run);
+    case 7:
+      return detail::with_group<StripTransform<T, 7, 512>>(plan, run);
+    case 8:
+      return detail::with_group<StripTransform<T, 8, 512>>(plan, run);
+    case 9:
+      return detail::with_group<StripTransform<T, 9, 512>>(plan, run);
     case 10:
-      if (plan.group == 1024) return run.template operator()<QuantizeStrips<StripTransform<T, 10, 512>, 1024, 1>>();
+      if (plan.group == 1024)
+        return run.template operator()<QuantizeStrips<StripTransform<T, 10, 512>, 1024, 1>>();
       return detail::with_group<StripTransform<T, 10, 512>>(plan, run);
-    case 11: return detail::with_group<StripTransform<T, 11, 512>>(plan, run);
-    case 12: return detail::with_group<StripTransform<T, 12, 512>>(plan, run);
-    case 13: return detail::with_group<StripTransform<T, 13, 512>>(plan, run);
-    case 14: return detail::with_group<StripTransform<T, 14, 512>>(plan, run);
-    default: return detail::with_group<StripTransform<T, 15, 512>>(plan, run);
+    case 11:
+      return detail::with_group<StripTransform<T, 11, 512>>(plan, run);
+    case 12:
+      return detail::with_group<StripTransform<T, 12, 512>>(plan, run);
+    case 13:
+      return detail::with_group<StripTransform<T, 13, 512>>(plan, run);
+    case 14:
+      return detail::with_group<StripTransform<T, 14, 512>>(plan, run);
+    default:
+      return detail::with_group<StripTransform<T, 15, 512>>(plan, run);
   }
 }
 

@@ -54,7 +54,8 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: strips", "[device][rows]") {
           float const clip = bits == 8 ? 0.9f : 1.0f;
           for (int m = 7; m <= 15; ++m) {
             std::int64_t const block = std::int64_t{1} << m;
-            check(random, {m >= 14 ? 3 : 33, block, block, group, bits, symmetry, false, type, clip, type, type});
+            check(random,
+                  {m >= 14 ? 3 : 33, block, block, group, bits, symmetry, false, type, clip, type, type});
           }
           for (std::int64_t const cols : {384, 4096, 5120, 14336}) {
             check(random, {7, cols, 0, group, bits, symmetry, false, type, clip, type, type});
@@ -62,10 +63,10 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: strips", "[device][rows]") {
             check(random, {3, cols, 64, group, bits, symmetry, false, type, clip, type, type});
           }
         }
-  check(random, {3000, 4096, 4096, 0, 4, dartquant_symmetric, false, dartquant_bfloat16, 1, dartquant_bfloat16,
-                 dartquant_bfloat16});
-  check(random, {3000, 4096, 4096, 128, 4, dartquant_symmetric, false, dartquant_bfloat16, 1, dartquant_bfloat16,
-                 dartquant_bfloat16});
+  check(random, {3000, 4096, 4096, 0, 4, dartquant_symmetric, false, dartquant_bfloat16, 1,
+                 dartquant_bfloat16, dartquant_bfloat16});
+  check(random, {3000, 4096, 4096, 128, 4, dartquant_symmetric, false, dartquant_bfloat16, 1,
+                 dartquant_bfloat16, dartquant_bfloat16});
 }
 
 TEST_CASE("Rows on a GPU have the CPU's bytes: any shape", "[device][rows]") {
