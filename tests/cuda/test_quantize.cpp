@@ -99,6 +99,7 @@ TEST_CASE("Quantize kernel: any shape, group and stride", "[rows][quantize]") {
   }
   check_kinds(random, {2, 4096, 4096, 0, 0, 1, 4, dartquant_symmetric, true}, dartquant_bfloat16);
   check_kinds(random, {2, 14336, 14336, 128, 0, 1, 4, dartquant_symmetric, true}, dartquant_bfloat16);
+  check_kinds(random, {1, 11008, 11008, 128}, dartquant_bfloat16);
 }
 
 TEST_CASE("Quantize kernel: extreme values and values that are not finite", "[rows][quantize]") {

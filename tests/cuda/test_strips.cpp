@@ -148,6 +148,23 @@ TEST_CASE("Quantize strips: the bytes of the CPU, tokens and groups", "[rows][st
   }
 }
 
+TEST_CASE("What strips leave to tiles", "[rows][strips]") {
+  Random random(16);
+  Transform const sign(random, 11008, 11008, false), other(random, 4096, 4096, false),
+      odd(random, 96, 32, false), permuted(random, 4096, 4096, true);
+  auto const strips = [](Transform const& transform, std::int64_t cols, std::int64_t group) {
+    Values const x(dartquant_bfloat16, 2, cols);
+    Plain const q(PlainShape{2, cols, 4, dartquant_symmetric, group, 0, 0u});
+    return cuda::plan_strips(transform.rows(), nullptr, rows_of(x.m), rows_of(q.q), device).has_value();
+  };
+  CHECK(strips(sign, 11008, 0));
+  CHECK_FALSE(strips(sign, 11008, 128));  // 64 channels of an output lie side by side
+  CHECK(strips(other, 4096, 128));
+  CHECK_FALSE(strips(other, 4096, 64));
+  CHECK_FALSE(strips(odd, 96, 0));
+  CHECK_FALSE(strips(permuted, 4096, 0));
+}
+
 TEST_CASE("A base that is not the library's has its own signs", "[rows][strips]") {
   Random random(14);
   for (std::int64_t const order : {12, 20, 28}) {

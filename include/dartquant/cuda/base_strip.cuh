@@ -85,10 +85,15 @@ struct BaseStrip {
     Work const w = work(thread);
     return offset(w.block * order + w.output) + w.column;
   }
+  /// Whether a thread has outputs at all, the same for a warp up from 2^7 channels.
+  [[nodiscard]] DARTQUANT_HD bool holds(int thread) const {
+    return 4 * offset((work(thread).block + 1) * order) <= rows.values;
+  }
   /// Whether vector i of a thread lies in a strip of `count` channels.
   [[nodiscard]] DARTQUANT_HD bool has(int thread, int i, int count) const {
     Work const w = work(thread);
-    return w.output + i < order && 4 * offset((w.block + 1) * order) <= count;
+    bool const inside = 4 * offset((w.block + 1) * order) <= count;
+    return Order != 0 ? inside : inside && w.output + i < order;
   }
 
   /// The base, once per block of threads: signs as factors, and behind them whether it is the library's.
@@ -155,8 +160,12 @@ struct BaseStrip {
       }
     }
     thread.synchronize();
-    Work w = work(thread.index());
-    if (4 * offset((w.block + 1) * order) > rows.values) w = {};  // has nothing to store
+    if (!holds(thread.index())) {
+      for (int i = 0; i < Outputs; ++i)
+        for (int e = 0; e < 4; ++e) v[i][e] = 0;
+      return;
+    }
+    Work const w = work(thread.index());
     std::byte const* const column = thread.shared() + detail::strip_at(offset(w.block * order) + w.column);
     auto const* const signs = reinterpret_cast<float const*>(thread.shared() + signs_at);
     if constexpr (Order == 0) {

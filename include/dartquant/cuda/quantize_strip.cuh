@@ -136,6 +136,7 @@ struct QuantizeStrips {
     std::int32_t zero_point = 0;
     detail::GroupMap const map = detail::map_of(range, transform.factor_of(thread), q, &scale, &zero_point);
     if (thread.index() == 0) store_scale(at, 0, scale, zero_point);
+    if (!transform.has(thread.index(), 0, at.count)) return;
     if (map.factor == 0) store<true>(thread, at, v, [&](int) { return map; });
     else store<false>(thread, at, v, [&](int) { return map; });
   }
