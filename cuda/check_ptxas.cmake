@@ -9,7 +9,7 @@ if(NOT CUOBJDUMP OR NOT NVDISASM)
   return()
 endif()
 set(ENV{NVDISASM_PATH} ${NVDISASM})
-set(hot "MultiplyMma|MultiplyWgmma|MultiplyFloatI|Decode|StageActivations|HadamardRows|QuantizeRows|DequantizeRows|RotateBlocks" CACHE STRING "Kernels that may not use local memory")
+set(hot "MultiplyMma|MultiplyWgmma|MultiplyFloatI|Decode|StageActivations|HadamardRows|QuantizeRows|DequantizeRows|HadamardStrips|HadamardBaseStrips|QuantizeStrips|DequantizeOctets|RotateBlocks" CACHE STRING "Kernels that may not use local memory")
 
 set(wrong "")
 # Counts the lines of the dump that match.

@@ -3,6 +3,8 @@
 // sums are those of the CPU.
 #include "row_launch.hpp"
 
+#include <type_traits>
+
 #include <dartquant/cuda/launch.cuh>
 
 #include "c_rows.hpp"
@@ -23,6 +25,26 @@ namespace {
   return limits;
 }
 
+/// Whether the kernels on strips do the call.
+[[nodiscard]] bool launched_by_strips(cudaStream_t stream, RowCall const& call, RowNorm const* norm) {
+  ConstRows const x = rows_of(*call.x);
+  RowDevice const device = current_device();
+  if (call.q == nullptr) {
+    auto const plan = plan_strips(transform_of(call), norm, x, rows_of(*call.y), device);
+    if (!plan) return false;
+    if (x.type == ElementType::float32) launch_hadamard_strips<float>(stream, *plan, rows_of(*call.y));
+    else if (x.type == ElementType::float16) launch_hadamard_strips<Half>(stream, *plan, rows_of(*call.y));
+    else launch_hadamard_strips<BFloat16>(stream, *plan, rows_of(*call.y));
+  } else {
+    auto const plan = plan_strips(transform_of(call), norm, x, rows_of(*call.q), device);
+    if (!plan || x.type == ElementType::float32) return false;
+    if (x.type == ElementType::float16)
+      launch_quantize_strips<Half>(stream, *plan, rows_of(*call.q), call.clip_ratio);
+    else launch_quantize_strips<BFloat16>(stream, *plan, rows_of(*call.q), call.clip_ratio);
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<RowPlan> plan_of(RowCall const& call) {
@@ -40,6 +62,7 @@ void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& p
   RowNorm norm;
   if (call.norm != nullptr)
     norm = {call.norm->gain, static_cast<ElementType>(call.norm->gain_type), call.norm->epsilon};
+  if (launched_by_strips(stream, call, call.norm == nullptr ? nullptr : &norm)) return;
   RowTransformStep const step =
       transform_step(plan, transform_of(call), call.norm == nullptr ? nullptr : &norm, rows_of(*call.x));
   if (call.q == nullptr) launch_hadamard(stream, plan, step, rows_of(*call.y));
@@ -57,6 +80,12 @@ bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotati
 }
 
 void launch_dequantize(cudaStream_t stream, DequantizeRows const& body) {
+  bool const launched = with_octets(body, [&](auto const& octets) {
+    using Body = std::remove_cvref_t<decltype(octets)>;
+    launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / (Body::threads * Body::each) + 1)},
+           octets);
+  });
+  if (launched) return;
   launch(stream, {.blocks_x = static_cast<int>((body.pieces - 1) / DequantizeRows::threads + 1)}, body);
 }
 

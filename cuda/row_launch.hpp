@@ -7,6 +7,7 @@
 
 #include <dartquant/cuda/kernels.h>
 #include <dartquant/cuda/row_plan.hpp>
+#include <dartquant/cuda/strip_plan.hpp>
 
 #include <cuda_runtime_api.h>
 
@@ -38,6 +39,12 @@ void launch_transform(cudaStream_t stream, RowCall const& call, RowPlan const& p
 void launch_hadamard(cudaStream_t stream, RowPlan const& plan, RowTransformStep const& step, Rows const& y);
 void launch_quantize(cudaStream_t stream, RowPlan const& plan, RowTransformStep const& step,
                      QuantizedRows const& q, float clip_ratio);
+/// The kernels on strips for elements T, in row_hadamard_*.cu and row_quantize_*.cu; levels not of floats.
+template <class T>
+void launch_hadamard_strips(cudaStream_t stream, StripPlan const& plan, Rows const& y);
+template <class T>
+void launch_quantize_strips(cudaStream_t stream, StripPlan const& plan, QuantizedRows const& q,
+                            float clip_ratio);
 /// False where the shared memory of a block does not hold it; nothing is enqueued then.
 [[nodiscard]] bool launch_rotation(cudaStream_t stream, dartquant_block_rotation const& rotation,
                                    dartquant_matrix const& x, dartquant_matrix const& y);

@@ -2,6 +2,8 @@
 // gpu_bench_rows: the kernels on rows against a copy of as many bytes, measured in the same run. GB/s count
 // what must be moved: each input read once, each result written once.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -19,14 +21,18 @@ namespace {
 using namespace dartquant;
 using namespace dartquant::bench;
 
-/// Values of a random walk of bits: normal enough for ranges, never zeros, which would use less power.
+/// Values of a random walk of bits: normal enough for ranges, never zeros, which would use less power. They
+/// come again after 2^20.
 std::vector<std::uint16_t> random_bfloat16(std::size_t count) {
+  constexpr std::size_t period = std::size_t{1} << 20;
   std::vector<std::uint16_t> values(count);
   std::uint32_t state = 1;
-  for (std::uint16_t& v : values) {
+  for (std::size_t i = 0; i < std::min(count, period); ++i) {
     state = state * 1664525u + 1013904223u;
-    v = to_bfloat16(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f).bits;
+    values[i] = to_bfloat16(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f).bits;
   }
+  for (std::size_t i = period; i < count; i += period)
+    std::copy_n(values.begin(), std::min(period, count - i), values.begin() + static_cast<std::ptrdiff_t>(i));
   return values;
 }
 
@@ -114,6 +120,7 @@ class Rows {
   cuda::Rows y(int i) const {
     return {sets_.y[static_cast<std::size_t>(i)]->data(), cuda::ElementType::bfloat16, rows_, cols_, cols_};
   }
+  /// In a buffer of results, where values as inputs stay what they are.
   cuda::QuantizedRows levels(int i, int bits, std::int64_t group) const {
     auto const at = static_cast<std::size_t>((i + 1) % Sets::count);
     return {rows_,
@@ -121,7 +128,7 @@ class Rows {
             bits,
             Symmetry::symmetric,
             group,
-            reinterpret_cast<std::uint8_t*>(sets_.x[at]->data()),
+            reinterpret_cast<std::uint8_t*>(sets_.y[at]->data()),
             cols_ * bits / 8,
             sets_.scales[at]->data(),
             group == 0 ? 1 : cols_ / group,
@@ -138,12 +145,12 @@ class Rows {
     auto const portion = static_cast<std::size_t>(bytes / 2) / 16 * 16;
     auto const copy = [&] {
       auto const i = static_cast<std::size_t>(sets_.turn());
-      cuda::check(
-          cudaMemcpyAsync(sets_.y[i]->data(), sets_.x[i]->data(), portion, cudaMemcpyDeviceToDevice, nullptr));
+      cuda::check(cudaMemcpyAsync(sets_.y[i]->data(), sets_.x[i]->data(), portion, cudaMemcpyDeviceToDevice,
+                                  nullptr));
     };
     double const copied = median_milliseconds(nullptr, copy, 9, Sets::count);
-    report_.add(
-        {name, bytes / time * 1e-6, "GB/s", 2.0 * static_cast<double>(portion) / copied * 1e-6, "copy", target});
+    report_.add({name, bytes / time * 1e-6, "GB/s", 2.0 * static_cast<double>(portion) / copied * 1e-6,
+                 "copy", target});
   }
 
   Report& report_;

@@ -52,6 +52,8 @@ struct CallCase {
   dartquant_symmetry symmetry = dartquant_asymmetric;
   bool permuted = true;
   dartquant_type type = dartquant_bfloat16;
+  float clip = 0.9f;
+  dartquant_type to = dartquant_float16, back = dartquant_float32;  ///< of transformed and dequantized rows
 };
 
 /// A case in the memory of the CPU, where it is also computed, and in that of the device.
@@ -63,11 +65,12 @@ struct CallData {
   dartquant_transform t;
   dartquant_matrix x_at, y_at, back_at;
   dartquant_quantized q_at;
+  float clip;
 
   CallData(Random& random, CallCase const& c)
       : x(filled(random, c)),
-        y(dartquant_float16, c.rows, c.cols),
-        back(dartquant_float32, c.rows, c.cols),
+        y(c.to, c.rows, c.cols),
+        back(c.back, c.rows, c.cols),
         transform(random, c.cols, c.block, c.permuted),
         q({c.rows, c.cols, c.bits, c.symmetry, c.group}),
         x_device(copy_of(x.memory)),
@@ -82,7 +85,8 @@ struct CallData {
         x_at{x_device.as<void>(), x.m.type, c.rows, c.cols, c.cols},
         y_at{y_device.as<void>(), y.m.type, c.rows, c.cols, c.cols},
         back_at{back_device.as<void>(), back.m.type, c.rows, c.cols, c.cols},
-        q_at(q.q) {
+        q_at(q.q),
+        clip(c.clip) {
     if (c.permuted) t.permutation = permutation.as<std::int32_t>();
     if (t.base != nullptr) t.base = base.as<std::int8_t>();
     q_at.levels = levels.as<void>();
@@ -91,7 +95,8 @@ struct CallData {
     dartquant_cpu const cpu = portable();
     Exact const space = workspace(c.cols);
     REQUIRE(dartquant_hadamard(&cpu, &transform.c, &x.m, &y.m, space.data(), space.size(), 0, 1) == 0);
-    REQUIRE(dartquant_quantize(&cpu, &transform.c, &x.m, 0.9f, &q.q, space.data(), space.size(), 0, 1) == 0);
+    REQUIRE(dartquant_quantize(&cpu, &transform.c, &x.m, c.clip, &q.q, space.data(), space.size(), 0, 1) ==
+            0);
     REQUIRE(dartquant_dequantize(&cpu, &q.q, &back.m, space.data(), space.size(), 0, 1) == 0);
   }
 
@@ -107,7 +112,7 @@ struct CallData {
   void run() const {
     CHECK(dartquant_cuda_rows_supported(nullptr, &t, &x_at, &q_at) == 0);
     CHECK(dartquant_cuda_hadamard(nullptr, nullptr, &t, &x_at, &y_at) == 0);
-    CHECK(dartquant_cuda_quantize(nullptr, nullptr, &t, &x_at, 0.9f, &q_at) == 0);
+    CHECK(dartquant_cuda_quantize(nullptr, nullptr, &t, &x_at, clip, &q_at) == 0);
     CHECK(dartquant_cuda_dequantize(nullptr, &q_at, &back_at) == 0);
   }
 

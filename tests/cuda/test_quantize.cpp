@@ -99,6 +99,7 @@ TEST_CASE("Quantize kernel: any shape, group and stride", "[rows][quantize]") {
   }
   check_kinds(random, {2, 4096, 4096, 0, 0, 1, 4, dartquant_symmetric, true}, dartquant_bfloat16);
   check_kinds(random, {2, 14336, 14336, 128, 0, 1, 4, dartquant_symmetric, true}, dartquant_bfloat16);
+  check_kinds(random, {1, 11008, 11008, 128}, dartquant_bfloat16);
 }
 
 TEST_CASE("Quantize kernel: extreme values and values that are not finite", "[rows][quantize]") {
@@ -172,6 +173,14 @@ TEST_CASE("Dequantize kernel: the bytes of the CPU", "[rows][dequantize]") {
           int const blocks = static_cast<int>((body->pieces - 1) / 256 + 1);
           test::run_on_host({.blocks_x = blocks}, *body, static_cast<ThreadOrder>(random() % 3));
           CHECK(y.memory == expected.memory);
+          Values const again(type, c.rows, c.cols, c.extra, c.extra % 2 == 0 ? 0 : 1);
+          auto const fast = cuda::dequantize_rows(rows_of(q.q), rows_of(again.m));
+          bool const whole = cuda::with_octets(*fast, [&](auto const& octets) {
+            test::run_on_host({.blocks_x = static_cast<int>((fast->pieces - 1) / (256 * octets.each) + 1)},
+                              octets, static_cast<ThreadOrder>(random() % 3));
+          });
+          if (whole) CHECK(again.memory == expected.memory);
+          CHECK((whole || c.cols % 8 != 0 || c.group == 3 || c.extra % 8 != 0));
         }
 }
 

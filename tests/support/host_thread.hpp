@@ -47,6 +47,12 @@ class HostThread {
   int blocks_y() const;
   int blocks_z() const;
 
+  static int here(int x) { return x; }
+  template <class T>
+  static T opaque(T x) {
+    return x;
+  }
+
   void synchronize() const;
   void synchronize_warp() const;
   std::byte* shared() const;
@@ -108,6 +114,18 @@ class HostThread {
   static T from_float(float x) {
     return dartquant::from_float<T>(x);
   }
+  template <class T>
+  static std::uint32_t from_floats(float low, float high) {
+    return from_float<T>(low).bits | static_cast<std::uint32_t>(from_float<T>(high).bits) << 16;
+  }
+  static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
+    return (upper & 0xFFFFFF00u) | (x >> (8 * k) & 0xFFu);
+  }
+  std::uint32_t reduce_max(std::uint32_t x) const {
+    std::uint32_t most = 0;
+    for (std::uint32_t const other : gather_warp(x)) most = other > most ? other : most;
+    return most;
+  }
 
  private:
   std::byte const* exchange(void const* value, std::size_t bytes) const;
@@ -123,14 +141,15 @@ void run_on_host(cuda::Grid const& grid, int threads, ThreadOrder order,
                  std::function<void(HostThread const&)> const& body);
 }
 
-/// Runs a kernel on the CPU: body(HostThread) for Body::threads threads of every block of the grid. Shared
-/// memory starts filled with a pattern, and bytes around it are checked afterwards. Throws std::logic_error
-/// that names the block where threads wait for one another in vain, an address is misaligned or shared memory
-/// was overrun.
+/// Runs a kernel on the CPU: body(HostThread) for Body::threads threads (or grid.threads) of every block of
+/// the grid. Shared memory starts filled with a pattern, and bytes around it are checked afterwards. Throws
+/// std::logic_error that names the block where threads wait for one another in vain, an address is misaligned
+/// or shared memory was overrun.
 template <class Body>
 void run_on_host(cuda::Grid const& grid, Body const& body, ThreadOrder order = ThreadOrder::rising) {
   static_assert(std::is_trivially_copyable_v<Body>, "the parameters of a kernel are copied to the device");
-  detail::run_on_host(grid, Body::threads, order, [&](HostThread const& thread) { body(thread); });
+  detail::run_on_host(grid, grid.threads == 0 ? Body::threads : grid.threads, order,
+                      [&](HostThread const& thread) { body(thread); });
 }
 
 }  // namespace dartquant::test

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include <dartquant/cuda/row_tile.cuh>
@@ -75,6 +76,74 @@ struct DequantizeRows {
   DARTQUANT_DEVICE int zero_point_of(std::uint32_t row, std::uint32_t col) const {
     if (q.symmetry == Symmetry::symmetric) return 0;
     return q.zero_points[row * q.zero_point_stride + group.quotient(col)];
+  }
+};
+
+/// The same for one type and number of bits where every piece is whole and rows of y are aligned to 16 bytes:
+/// `Each` pieces per thread, a block's threads side by side.
+template <class T, int Bits, int Each>
+struct DequantizeOctets {
+  static constexpr int threads = 256, each = Each;
+  DequantizeRows rows;
+
+  template <class Thread>
+  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    auto const& q = rows.q;
+    std::uint32_t const first = static_cast<std::uint32_t>(thread.block_x()) * (threads * Each) +
+                                static_cast<std::uint32_t>(thread.index());
+    bool const symmetric = q.symmetry == Symmetry::symmetric;
+    std::uint32_t words[Each][Bits / 4];
+    float scale[Each];
+    int zero_point[Each];
+    T* to[Each];
+    for (int k = 0; k < Each; ++k) {
+      std::uint32_t const piece = first + static_cast<std::uint32_t>(k * threads);
+      to[k] = nullptr;
+      if (piece >= rows.pieces) continue;
+      std::uint32_t const row = rows.row_pieces.quotient(piece),
+                          col = 8 * (piece - row * rows.row_pieces.divisor);
+      std::uint8_t const* const at = q.levels + row * q.level_stride + col * Bits / 8;
+      if constexpr (Bits == 4) {
+        words[k][0] = *reinterpret_cast<std::uint32_t const*>(at);
+      } else {
+        auto const both = *reinterpret_cast<std::uint64_t const*>(at);
+        words[k][0] = static_cast<std::uint32_t>(both);
+        words[k][1] = static_cast<std::uint32_t>(both >> 32);
+      }
+      std::uint32_t const group = rows.group.quotient(col);
+      scale[k] = q.scales[row * q.scale_stride + group];
+      zero_point[k] = symmetric ? 1 << (Bits - 1) : q.zero_points[row * q.zero_point_stride + group];
+      to[k] = static_cast<T*>(rows.y.data) + row * rows.y.stride + col;
+    }
+    std::uint32_t const flip = !symmetric ? 0u : Bits == 4 ? 0x88888888u : 0x80808080u;
+    for (int k = 0; k < Each; ++k) {
+      if (to[k] == nullptr) continue;
+      float x[8];
+      convert(thread, words[k], flip, 8388608.0f + static_cast<float>(zero_point[k]), scale[k], x);
+      if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<Float4*>(to[k]) = {{x[0], x[1], x[2], x[3]}};
+        *reinterpret_cast<Float4*>(to[k] + 4) = {{x[4], x[5], x[6], x[7]}};
+      } else {
+        Words4 packed;
+        for (int e = 0; e < 4; ++e) packed.x[e] = thread.template from_floats<T>(x[2 * e], x[2 * e + 1]);
+        *reinterpret_cast<Words4*>(to[k]) = packed;
+      }
+    }
+  }
+
+ private:
+  /// A code c between 0 and 255 in the low bits of 2^23 is the float 2^23 + c, from which `zero` = 2^23 +
+  /// zero point is taken exactly.
+  template <class Thread>
+  DARTQUANT_DEVICE static void convert(Thread const& thread, std::uint32_t const (&words)[Bits / 4],
+                                       std::uint32_t flip, float zero, float scale, float (&x)[8]) {
+    for (int k = 0; k < 8; ++k) {
+      std::uint32_t const word = Bits == 4 ? (words[0] ^ flip) >> (k % 2 == 0 ? 0 : 4) & 0x0F0F0F0Fu
+                                           : words[k / 4 * (Bits / 8)] ^ flip;
+      int const byte = Bits == 4 ? k / 2 : k % 4;
+      float const code = std::bit_cast<float>(thread.below(0x4B000000u, word, byte));
+      x[k] = scale * (code - zero);
+    }
   }
 };
 

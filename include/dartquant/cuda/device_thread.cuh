@@ -34,6 +34,19 @@ class DeviceThread {
   __device__ int blocks_y() const { return static_cast<int>(gridDim.y); }
   __device__ int blocks_z() const { return static_cast<int>(gridDim.z); }
 
+  /// x, of which the compiler knows nothing: what is computed from it is computed where it stands, instead of
+  /// in front of a loop and at the cost of a register all through it.
+  __device__ static int here(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+  }
+  /// x, of which the compiler knows nothing but that equal ones are equal.
+  template <class T>
+  __device__ static T opaque(T x) {
+    asm("" : "+r"(x));
+    return x;
+  }
+
   __device__ void synchronize() const { __syncthreads(); }
   __device__ void synchronize_warp() const { __syncwarp(); }
 
@@ -101,6 +114,20 @@ class DeviceThread {
     else if constexpr (__is_same(T, Half)) return T{__half_as_ushort(__float2half_rn(x))};
     else return T{__bfloat16_as_ushort(__float2bfloat16_rn(x))};
   }
+  /// Two 16-bit ones at once, the first in the low half.
+  template <class T>
+  __device__ static std::uint32_t from_floats(float low, float high) {
+    std::uint32_t pair;
+    if constexpr (__is_same(T, Half)) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+  }
+  /// The upper three bytes of `upper` and byte `k` of x.
+  __device__ static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
+    return __byte_perm(x, upper, 0x7650u | static_cast<unsigned>(k));
+  }
+  /// The largest of the warp's numbers.
+  __device__ static std::uint32_t reduce_max(std::uint32_t x) { return __reduce_max_sync(0xFFFFFFFFu, x); }
 };
 
 }  // namespace dartquant::cuda

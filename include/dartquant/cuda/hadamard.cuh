@@ -8,7 +8,8 @@
 namespace dartquant::cuda {
 
 /// Y <- transform(X), a tile of rows per block; one pass over memory: x and y bytes per value, and no others
-/// but for the permutation (4 bytes per channel and tile, from the L2 cache).
+/// but for the permutation (4 bytes per channel and tile, from the L2 cache). For what HadamardStrips
+/// (row_strip.cuh) does not take: permutations, gains, other lengths and types.
 ///
 /// Occupancy: the 64 values of a thread stay in registers through the last stages; ptxas uses about 120
 /// registers, without spills (13.0, sm_80 and sm_90a), and is asked for at most 128. So 512 threads per

@@ -48,7 +48,7 @@ template <class Body>
 }  // namespace detail
 
 /// The one entry point of every kernel: body(thread). See DeviceThread. Body::threads is the number of
-/// threads of its blocks.
+/// threads of its blocks, at most.
 template <class Body>
 __global__ void __launch_bounds__(Body::threads, detail::blocks_of<Body>()) body_kernel(Body const body) {
   body(DeviceThread{});
@@ -66,20 +66,21 @@ void launch(cudaStream_t stream, Grid const& grid, Body const& body) {
                                static_cast<int>(grid.shared_bytes)));
   dim3 const blocks{static_cast<unsigned>(grid.blocks_x), static_cast<unsigned>(grid.blocks_y),
                     static_cast<unsigned>(grid.blocks_z)};
+  auto const threads = static_cast<unsigned>(grid.threads == 0 ? Body::threads : grid.threads);
   if constexpr (detail::overlaps<Body>()) {
     cudaLaunchAttribute overlap{};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config{};
     config.gridDim = blocks;
-    config.blockDim = Body::threads;
+    config.blockDim = threads;
     config.dynamicSmemBytes = grid.shared_bytes;
     config.stream = stream;
     config.attrs = &overlap;
     config.numAttrs = detail::device_overlaps() ? 1 : 0;
     check(cudaLaunchKernelEx(&config, body_kernel<Body>, body));
   } else {
-    body_kernel<Body><<<blocks, Body::threads, grid.shared_bytes, stream>>>(body);
+    body_kernel<Body><<<blocks, threads, grid.shared_bytes, stream>>>(body);
     check(cudaGetLastError());
   }
 }

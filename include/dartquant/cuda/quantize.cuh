@@ -14,11 +14,8 @@ namespace dartquant::cuda {
 /// bytes of dartquant_quantize. Per value: the bytes of x, 1/2 or 1 for the level, and 4 (8) per group.
 /// Ranges go through shared memory by atomic maxima of bits, whose result does not depend on their order.
 ///
-/// Occupancy: as HadamardRows, 128 registers. At 2^12 channels, 16-bit values and one scale per token a value
-/// costs 12 additions and about 11 other instructions (4 for its level, 2 for its range, the rest to load,
-/// convert and exchange it; counted in the code for sm_90a) and 16 bytes of shared memory traffic. An H100
-/// has about 24 instruction slots and 24 bytes per value at 3 TB/s and 2.5 bytes per value, so memory is the
-/// bound; an H200 at 4.3 TB/s has 17, so there the instructions are.
+/// For what QuantizeStrips (quantize_strip.cuh) does not take: permutations, gains, other lengths and groups.
+/// Occupancy: as HadamardRows, 128 registers.
 template <int Threads>
 struct QuantizeRows {
   static constexpr int threads = Threads, blocks = 512 / Threads;

@@ -228,6 +228,22 @@ template <int Threads>
   return body;
 }
 
+/// run(DequantizeOctets) of the same parameters, and true; false where rows do not allow it.
+template <class Run>
+bool with_octets(DequantizeRows const& body, Run const& run) {
+  bool const fits = body.whole != 0 && body.q.cols % 8 == 0 && detail::aligned_to(body.y.data, 16) &&
+                    body.y.stride * element_bytes(body.y.type) % 16 == 0;
+  if (!fits) return false;
+  auto const with_bits = [&]<class T>(T) {
+    if (body.q.bits == 4) run(DequantizeOctets<T, 4, 4>{body});
+    else run(DequantizeOctets<T, 8, 4>{body});
+  };
+  if (body.y.type == ElementType::float32) with_bits(float{});
+  else if (body.y.type == ElementType::float16) with_bits(Half{});
+  else with_bits(BFloat16{});
+  return true;
+}
+
 /// The parameters of RotateBlocks.
 [[nodiscard]] inline RotateBlocks rotate_blocks(BlockRotations const& rotation, ConstRows const& x,
                                                 Rows const& y) {

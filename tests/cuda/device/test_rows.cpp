@@ -44,6 +44,31 @@ TEST_CASE("Rows on a GPU have the CPU's bytes: widths of models", "[device][rows
       check(random, {300, 8 * head, head, head, 4, symmetry, false});
 }
 
+TEST_CASE("Rows on a GPU have the CPU's bytes: strips", "[device][rows]") {
+  if (test::no_device()) return;
+  Random random(5);
+  for (auto const type : {dartquant_float32, dartquant_float16, dartquant_bfloat16})
+    for (std::int64_t const group : {0, 128})
+      for (std::int32_t const bits : {4, 8})
+        for (auto const symmetry : {dartquant_symmetric, dartquant_asymmetric}) {
+          float const clip = bits == 8 ? 0.9f : 1.0f;
+          for (int m = 7; m <= 15; ++m) {
+            std::int64_t const block = std::int64_t{1} << m;
+            check(random,
+                  {m >= 14 ? 3 : 33, block, block, group, bits, symmetry, false, type, clip, type, type});
+          }
+          for (std::int64_t const cols : {384, 4096, 5120, 14336}) {
+            check(random, {7, cols, 0, group, bits, symmetry, false, type, clip, type, type});
+            check(random, {7, cols, 128, group, bits, symmetry, false, type, clip, type, type});
+            check(random, {3, cols, 64, group, bits, symmetry, false, type, clip, type, type});
+          }
+        }
+  check(random, {3000, 4096, 4096, 0, 4, dartquant_symmetric, false, dartquant_bfloat16, 1,
+                 dartquant_bfloat16, dartquant_bfloat16});
+  check(random, {3000, 4096, 4096, 128, 4, dartquant_symmetric, false, dartquant_bfloat16, 1,
+                 dartquant_bfloat16, dartquant_bfloat16});
+}
+
 TEST_CASE("Rows on a GPU have the CPU's bytes: any shape", "[device][rows]") {
   if (test::no_device()) return;
   Random random(3);
