@@ -5,10 +5,9 @@
 //   bench_candidates MODEL SEQLEN SEEDS EVALUATION.txt CALIBRATION.txt
 //
 // From 48 windows of the calibration text, spread over it, and for every seed: `centred` with R1 learned by
-// each candidate, R2 as always. Then perplexity and KL on the first 64 windows of the evaluation text at
-// w4a4kv4, weights to nearest, R1 to R4 active: each seed, and the change from the default, paired by seed,
-// with its 95 % interval.
-#include <dartquant/io/tokenizer.hpp>
+// each candidate (by QR-Orth where nothing else is said), R2 as always. Then perplexity and KL on the first
+// 64 windows of the evaluation text at w4a4kv4, weights to nearest, R1 to R4 active: each seed, and the
+// change from the first, paired by seed, with its 95 % interval.
 #include <dartquant/model/make_learner.hpp>
 #include <dartquant/model/pipeline.hpp>
 
@@ -17,33 +16,18 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "candidates/lbfgs.hpp"
 #include "candidates/mixed.hpp"
 #include "dartquant/statistics.hpp"
+#include "windows.hpp"
 
 namespace {
 
 namespace dq = dartquant;
 using dq::index_t;
-
-dq::TokenWindows read(dq::Model const& model, std::string const& file, index_t seqlen) {
-  std::ifstream in(file, std::ios::binary);
-  std::string const text{std::istreambuf_iterator<char>(in), {}};
-  return dq::windows_of(dq::Tokenizer::parse(model.tokenizer_text().value(), "tokenizer.json").encode(text),
-                        seqlen);
-}
-
-dq::TokenWindows spread(dq::TokenWindows const& all, index_t count) {
-  if (count >= all.rows()) return all;
-  dq::TokenWindows some(count, all.cols());
-  for (index_t i = 0; i < count; ++i) some.row(i) = all.row(i * all.rows() / count);
-  return some;
-}
 
 /// A way to learn R1.
 struct Candidate {
@@ -80,16 +64,22 @@ int start(std::vector<std::string> const& words) {
   dq::Cpu const cpu(1);
   dq::Model const model = dq::Model::open(words[0]);
   auto const seqlen = static_cast<index_t>(std::stoll(words[1]));
-  dq::TokenWindows const all = read(model, words[3], seqlen),
-                         windows = spread(read(model, words[4], seqlen), 48);
+  dq::TokenWindows const all = dq::bench::windows_of_text(model, words[3], seqlen),
+                         windows = dq::bench::spread(dq::bench::windows_of_text(model, words[4], seqlen), 48);
   dq::Baseline const original = dq::baseline_of(cpu, model, all.topRows(std::min<index_t>(64, all.rows())));
+  auto const qr = [&](std::string name, auto const& objective) {
+    return candidate(cpu, std::move(name), objective, dq::Sgd{}, false);
+  };
   std::vector<Candidate> const candidates{
-      candidate(cpu, "Whip, Procrustes (the default)", dq::Whip{}, dq::Procrustes{}, false),
-      candidate(cpu, "peak, QR-Orth", dq::Peak{}, dq::Sgd{}, false),
-      candidate(cpu, "peak 0.15, QR-Orth", dq::Peak{.temperature = 0.15}, dq::Sgd{}, false),
-      candidate(cpu, "peak 0.1, QR-Orth", dq::Peak{.temperature = 0.1}, dq::Sgd{}, false),
-      candidate(cpu, "peak 0.4, QR-Orth", dq::Peak{.temperature = 0.4}, dq::Sgd{}, false),
-      candidate(cpu, "peak, QR-Orth, R2 too", dq::Peak{}, dq::Sgd{}, false)};
+      candidate(cpu, "Whip, Procrustes", dq::Whip{}, dq::Procrustes{}, false),
+      qr("Whip", dq::Whip{}),
+      candidate(cpu, "Whip, L-BFGS of 16384 rows", dq::Whip{}, dq::candidates::Lbfgs{}, true),
+      qr("1/2 Whip + 1/2 peak", dq::candidates::WhipAndPeak{.share = 0.5}),
+      qr("1/4 Whip + 3/4 peak", dq::candidates::WhipAndPeak{.share = 0.75}),
+      qr("peak (the default)", dq::Peak{}),
+      qr("peak of temperature 0.1", dq::Peak{.temperature = 0.1}),
+      qr("peak of temperature 0.15", dq::Peak{.temperature = 0.15}),
+      qr("peak of temperature 0.4", dq::Peak{.temperature = 0.4})};
   dq::Learners const usual = dq::learners_on(cpu);
   dq::Quantization const quantization{.scheme = dq::Scheme::parse("w4a4kv4")};
   std::vector<Scores> scores(candidates.size());
@@ -99,8 +89,6 @@ int start(std::vector<std::string> const& words) {
       double loss = 0;
       auto const learners = [&](dq::LearnedObjective objective, dq::LearningRule rule) {
         dq::Learner learner = usual(objective, rule);
-        if (candidates[i].name.find("R2 too") != std::string::npos)
-          learner.heads = usual(dq::LearnedObjective::peak, dq::LearningRule::qr_orth).heads;
         learner.rotation = [&](dq::MatrixView<float const> X, dq::Learning const& learning) {
           auto const begun = std::chrono::steady_clock::now();
           dq::Calibration found = candidates[i].rotation(X, learning);

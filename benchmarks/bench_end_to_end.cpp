@@ -10,21 +10,19 @@
 // perplexity and KL on the first 64 windows of the evaluation text at w4a4kv4, weights to nearest, R1 to R4
 // active: each seed, the mean with its deviation, and the change from the first calibration text to every
 // other, paired by seed, with its 95 % interval.
-#include <dartquant/io/tokenizer.hpp>
 #include <dartquant/model/pipeline.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "dartquant/statistics.hpp"
 #include "end_to_end/tune.hpp"
+#include "windows.hpp"
 
 namespace {
 
@@ -41,20 +39,6 @@ struct Setting {
   dq::Baseline original;  ///< of the evaluation text
 };
 
-dq::TokenWindows read(dq::Model const& model, std::string const& file, index_t seqlen) {
-  std::ifstream in(file, std::ios::binary);
-  std::string const text{std::istreambuf_iterator<char>(in), {}};
-  return dq::windows_of(dq::Tokenizer::parse(model.tokenizer_text().value(), "tokenizer.json").encode(text),
-                        seqlen);
-}
-
-dq::TokenWindows spread(dq::TokenWindows const& all, index_t count) {
-  if (count >= all.rows()) return all;
-  dq::TokenWindows some(count, all.cols());
-  for (index_t i = 0; i < count; ++i) some.row(i) = all.row(i * all.rows() / count);
-  return some;
-}
-
 void measure(dq::Cpu const& cpu, Setting const& setting, std::string const& name, std::string const& text,
              dq::ModelCalibration const& found, Scores& scores) {
   dq::Quantization const quantization{.scheme = dq::Scheme::parse("w4a4kv4")};
@@ -69,7 +53,8 @@ void measure(dq::Cpu const& cpu, Setting const& setting, std::string const& name
 }
 
 Scores learn(dq::Cpu const& cpu, Setting const& setting, std::string const& text) {
-  dq::TokenWindows const windows = spread(read(setting.model, text, setting.seqlen), 48);
+  dq::TokenWindows const windows =
+      dq::bench::spread(dq::bench::windows_of_text(setting.model, text, setting.seqlen), 48);
   Scores scores;
   for (std::uint64_t seed = 0; seed < setting.seeds; ++seed) {
     dq::ModelCalibration found =
@@ -103,7 +88,7 @@ int start(std::vector<std::string> const& words) {
   dq::Cpu const cpu(1);
   dq::Model const model = dq::Model::open(words[0]);
   auto const seqlen = static_cast<index_t>(std::stoll(words[1]));
-  dq::TokenWindows const all = read(model, words[3], seqlen);
+  dq::TokenWindows const all = dq::bench::windows_of_text(model, words[3], seqlen);
   Setting const setting{model, seqlen, std::stoull(words[2]),
                         dq::baseline_of(cpu, model, all.topRows(std::min<index_t>(64, all.rows())))};
   std::vector<Scores> scores;
