@@ -8,6 +8,7 @@
 #include <dartquant/core/platform.hpp>
 #include <dartquant/core/view.hpp>
 #include <dartquant/cuda/grid.hpp>
+#include <dartquant/cuda/householder_block.cuh>
 #include <dartquant/cuda/triangle_block.cuh>
 
 /// QR-Orth of many small matrices, one block each. Matrices of all heads lie one above the other, [heads n,

@@ -7,6 +7,7 @@
 #include <dartquant/core/platform.hpp>
 #include <dartquant/core/view.hpp>
 #include <dartquant/cuda/sums.cuh>
+#include <dartquant/cuda/tile_triangle.cuh>
 
 /// Factorisations of one small matrix by one block of threads, by tiles of 16 x 16 (the blocked algorithms of
 /// LAPACK: potrf, trtri, trmm), in FP64. W is a square matrix of floats whose rows lie `square_stride` apart;
@@ -14,51 +15,6 @@
 /// there, a triangle ones on its diagonal. All may lie in shared or in global memory. All threads of the
 /// block call each function; each begins and ends with what it reads or wrote visible to all.
 namespace dartquant::cuda {
-
-inline constexpr int tile_order = 16;
-
-/// A lower triangle of `count` x `count` tiles, those of a row of tiles side by side. The rows of a tile are
-/// 16 bytes further apart than they are long, so that accesses of 16 bytes down a column do not collide in
-/// the banks of shared memory.
-struct TileTriangle {
-  static constexpr int row = tile_order + 2, size = tile_order * row;
-  double* data;
-  int count;
-
-  [[nodiscard]] DARTQUANT_HD static constexpr int tiles(int count) { return count * (count + 1) / 2; }
-  [[nodiscard]] DARTQUANT_HD double* tile(int down, int across) const {
-    return data + (down * (down + 1) / 2 + across) * size;
-  }
-  [[nodiscard]] DARTQUANT_HD double& operator()(int i, int j) const {
-    return tile(i / tile_order, j / tile_order)[i % tile_order * row + j % tile_order];
-  }
-};
-
-/// From row to row of W, of an order that is a multiple of tile_order: the 8 columns of 4 rows that a tensor
-/// instruction takes lie in different banks of shared memory.
-[[nodiscard]] DARTQUANT_HD constexpr int square_stride(int order) { return order + 8; }
-
-/// Two neighbours, which one instruction loads or stores.
-struct alignas(16) Pair {
-  double values[2];
-  DARTQUANT_HD double operator[](int i) const { return values[i]; }
-  DARTQUANT_HD double& operator[](int i) { return values[i]; }
-};
-[[nodiscard]] DARTQUANT_DEVICE inline Pair load_pair(double const* from) {
-  return *reinterpret_cast<Pair const*>(from);
-}
-
-/// Sums of a tile [16, 16] as the lanes of a warp hold them for multiply_doubles: sums[i][j][e] of lane 4 r +
-/// q belongs to row 8 i + r and column 8 j + 2 q + e.
-using TileSums = double[2][2][2];
-
-/// sums += a b for four columns of a tile A and four rows of a tile B: of this lane's rows and columns.
-template <class Thread>
-DARTQUANT_DEVICE void add_products(Thread const& thread, double const (&a)[2], double const (&b)[2],
-                                   TileSums& sums) {
-  for (int i = 0; i < 2; ++i)
-    for (int j = 0; j < 2; ++j) multiply_doubles(thread, sums[i][j], a[i], b[j]);
-}
 
 /// G <- the lower triangle of W^T W, in FP64. A warp has several tiles at a time.
 template <class Thread>
@@ -417,68 +373,6 @@ DARTQUANT_DEVICE void multiply_block(Thread const& thread, float* W, TileTriangl
   thread.synchronize();
 }
 
-/// The condition number of a lower triangle L(i, j) as Cpu::condition_estimate finds it, in all threads. x
-/// and y hold n values each. One warp works: the steps depend on one another.
-template <class Thread, class Lower>
-DARTQUANT_DEVICE double condition_block(Thread const& thread, index_t n, Lower const& L, double* x, double* y,
-                                        double* result) {
-  using std::cos, std::sqrt;
-  thread.synchronize();
-  if (thread.warp() == 0) {
-    auto const each = [&](auto const& f) {
-      for (index_t i = thread.lane(); i < n; i += 32) f(i);
-      thread.synchronize_warp();
-    };
-    auto const normalize = [&](double* v) {
-      double squares = 0;
-      for (index_t i = thread.lane(); i < n; i += 32) squares += v[i] * v[i];
-      double const norm = sqrt(warp_sum(thread, squares));
-      each([&](index_t i) { v[i] /= norm; });
-      return norm;
-    };
-    auto const restart = [&] {
-      each([&](index_t i) { x[i] = 1 + 0.5 * cos(2.3 * static_cast<double>(i * i % 1009)); });
-    };
-    double largest = 0, inverse_smallest = 0;
-    restart();
-    for (int round = 0; round < 3; ++round) {
-      normalize(x);
-      each([&](index_t j) {
-        y[j] = 0;
-        for (index_t i = j; i < n; ++i) y[j] += x[i] * L(i, j);
-      });
-      largest = normalize(y);
-      each([&](index_t i) {
-        x[i] = 0;
-        for (index_t j = 0; j <= i; ++j) x[i] += L(i, j) * y[j];
-      });
-    }
-    restart();
-    for (int round = 0; round < 2; ++round) {
-      normalize(x);
-      for (index_t j = 0; j < n; ++j) {  // y <- L^-1 x
-        double const value = x[j] / L(j, j);
-        if (thread.lane() == 0) y[j] = value;
-        for (index_t i = j + 1 + thread.lane(); i < n; i += 32) x[i] -= L(i, j) * value;
-        thread.synchronize_warp();
-      }
-      inverse_smallest = normalize(y);
-      for (index_t j = n - 1; j >= 0; --j) {  // x <- L^-T y
-        double const value = y[j] / L(j, j);
-        if (thread.lane() == 0) x[j] = value;
-        for (index_t i = thread.lane(); i < j; i += 32) y[i] -= L(j, i) * value;
-        thread.synchronize_warp();
-      }
-    }
-    if (thread.lane() == 0) *result = largest * inverse_smallest;
-  }
-  thread.synchronize();
-  double const condition = *result;
-  thread.synchronize();
-  if (condition - condition != 0) return HUGE_VAL;
-  return condition > 1 ? condition : 1;
-}
-
 /// |(W^T W - I) v| for one vector v of signs. x holds n values.
 template <class Thread>
 DARTQUANT_DEVICE double probe_block(Thread const& thread, int n, int order, float const* W, double* x,
@@ -507,49 +401,6 @@ DARTQUANT_DEVICE double probe_block(Thread const& thread, int n, int order, floa
     if (share == 0 && j < n) squares += rest * rest;
   }
   return sqrt(block_sum(thread, squares, space));
-}
-
-/// A [n, n] = Q U by Householder reflections: U on and above the diagonal of A, the reflectors below, Q in Q.
-/// Both in global memory, row after row. `tau` holds n values.
-template <class Thread>
-DARTQUANT_DEVICE void householder_block(Thread const& thread, index_t n, double* A, double* Q, double* tau,
-                                        double* space) {
-  using std::sqrt;
-  for (index_t k = 0; k < n; ++k) {
-    thread.synchronize();
-    double below = 0;
-    for (index_t i = k + 1 + thread.index(); i < n; i += thread.count()) below += A[i * n + k] * A[i * n + k];
-    below = block_sum(thread, below, space);
-    double const alpha = A[k * n + k];
-    double const beta = alpha > 0 ? -sqrt(alpha * alpha + below) : sqrt(alpha * alpha + below);
-    double const factor = below > 0 ? (beta - alpha) / beta : 0, scale = below > 0 ? 1 / (alpha - beta) : 0;
-    thread.synchronize();
-    for (index_t i = k + 1 + thread.index(); i < n; i += thread.count()) A[i * n + k] *= scale;
-    if (thread.index() == 0) {
-      tau[k] = factor;
-      if (below > 0) A[k * n + k] = beta;
-    }
-    thread.synchronize();
-    for (index_t j = k + 1 + thread.index(); j < n; j += thread.count()) {
-      double sum = A[k * n + j];
-      for (index_t i = k + 1; i < n; ++i) sum += A[i * n + k] * A[i * n + j];
-      sum *= factor;
-      A[k * n + j] -= sum;
-      for (index_t i = k + 1; i < n; ++i) A[i * n + j] -= sum * A[i * n + k];
-    }
-  }
-  thread.synchronize();
-  for (index_t j = thread.index(); j < n; j += thread.count()) {  // each thread owns columns of Q
-    for (index_t i = 0; i < n; ++i) Q[i * n + j] = i == j ? 1 : 0;
-    for (index_t k = n - 1; k >= 0; --k) {
-      double sum = Q[k * n + j];
-      for (index_t i = k + 1; i < n; ++i) sum += A[i * n + k] * Q[i * n + j];
-      sum *= tau[k];
-      Q[k * n + j] -= sum;
-      for (index_t i = k + 1; i < n; ++i) Q[i * n + j] -= sum * A[i * n + k];
-    }
-  }
-  thread.synchronize();
 }
 
 }  // namespace dartquant::cuda
