@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.hpp"
 
+#if defined(__linux__)
+#include <malloc.h>
+#endif
+
 #include <dartquant/transform/rotation.hpp>
 
 #include "model/layer_parts.hpp"
@@ -25,6 +29,11 @@ template RowMatrix<double> read_rows(Checkpoint const&, std::string_view, index_
 void release_pages(Checkpoint const& checkpoint) {
   for (TensorFile const& file : checkpoint.files())
     for (Tensor const& tensor : file.tensors()) file.release(tensor);
+#if defined(__GLIBC__)
+  // Aligned blocks of many sizes leave holes in glibc's heap that it neither reuses nor gives back: a second fold
+  // in one process held 88 MB where the first held 17.
+  ::malloc_trim(0);
+#endif
 }
 
 QuantizeOptions quantize_options(WeightQuantization const& quantization) {

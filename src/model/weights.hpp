@@ -28,8 +28,8 @@ template <class T>
 [[nodiscard]] RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first,
                                      index_t count);
 
-/// Gives all pages of the checkpoint back to the system. A read maps some pages of the neighbours as well, so
-/// giving back only what was read would let resident memory grow with the number of tensors.
+/// Gives all pages of the checkpoint and the holes of the heap back to the system. A read maps some pages of the
+/// neighbours as well, so giving back only what was read would let resident memory grow with the number of tensors.
 void release_pages(Checkpoint const& checkpoint);
 
 /// How `quantization` rounds a weight [out, in].

@@ -56,29 +56,24 @@ TEST_CASE("conversion holds a few tensors of one layer, never the checkpoint", "
   Cpu const cpu = Cpu(1).with_kernels(compiled_kernels());
   Rotations rotations;
   rotations.r1 = random_hadamard(256, 1);
-  shape.hidden = 64;
-  shape.intermediate = 128;
-  shape.layers = 1;
-  shape.head_dim = 8;
-  Model const small = Model::open(write_synthetic(folder / "small", shape));
-  Rotations few;
-  few.r1 = random_hadamard(64, 1);
+  shape.layers = 2;
+  Model const shallow = Model::open(write_synthetic(folder / "shallow", shape));
 
-  // Beside the same job on a small model, which takes the pages of the code and some MB of buffers as well;
-  // the whole checkpoint, 34 MB, would not fit.
-  constexpr double own = 6e6;
-  auto const fold_it = [&](Model const& of, Rotations const& by, char const* to) {
-    return peak([&] { static_cast<void>(fold(cpu, of, by, folder / to, {.rotations = {.r1 = true}})); });
+  // Beside the same job on two layers of the same shape, which takes the code, the buffers and the tensors in work
+  // as well: 14 more layers, 29 MB, may cost three at most. Which pages of the program are resident is the kernel's
+  // decision and differs by MB from run to run.
+  auto const fold_it = [&](Model const& of, char const* to) {
+    return peak([&] { static_cast<void>(fold(cpu, of, rotations, folder / to, {.rotations = {.r1 = true}})); });
   };
-  double const folding = fold_it(model, rotations, "folded") - fold_it(small, few, "small-folded");
-  CHECK(folding < 4 * layer + own);
-  auto const pack_it = [&](Model const& of, Rotations const& by, char const* to) {
+  double const folding = fold_it(model, "folded") - fold_it(shallow, "shallow-folded");
+  CHECK(folding < 3 * layer);
+  auto const pack_it = [&](Model const& of, char const* to) {
     return peak([&] {
       QuantizedFolderOptions options;
       options.rotations = {.r1 = true};
-      static_cast<void>(write_quantized(cpu, of, by, folder / to, options));
+      static_cast<void>(write_quantized(cpu, of, rotations, folder / to, options));
     });
   };
-  double const packing = pack_it(model, rotations, "packed") - pack_it(small, few, "small-packed");
-  CHECK(packing < 4 * layer + own);
+  double const packing = pack_it(model, "packed") - pack_it(shallow, "shallow-packed");
+  CHECK(packing < 3 * layer);
 }
