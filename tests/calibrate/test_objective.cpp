@@ -175,6 +175,20 @@ TEMPLATE_TEST_CASE("rows are sorted stably, whatever their bits", "[objective]",
   CHECK(sort(VectorView<T const>(x.data(), 3)).size() == 3);
 }
 
+TEST_CASE("the vectorised exponential is exp to two units in the last place", "[objective]") {
+  float worst = 0;
+  for (float x = 0; x > -87; x = std::nextafter(x * 1.0001F, -88.0F)) {
+    double const exact = std::exp(static_cast<double>(x));
+    float const error = static_cast<float>(std::abs(static_cast<double>(detail::exp_nonpositive(x)) - exact) / exact);
+    worst = std::max(worst, error);
+  }
+  CHECK(worst <= 2 * std::numeric_limits<float>::epsilon());
+  CHECK(detail::exp_nonpositive(0.0F) == 1);
+  CHECK(detail::exp_nonpositive(-0.0F) == 1);
+  for (float const x : {-87.1F, -1000.0F, -std::numeric_limits<float>::infinity()})
+    CHECK((detail::exp_nonpositive(x) > 0 && detail::exp_nonpositive(x) < 2e-38F));
+}
+
 TEST_CASE("objectives refuse parameters out of range", "[objective]") {
   CHECK_THROWS_WITH((QuantError{.bits = 1}.validate()), "[QuantError] 1 bits: 2 to 8 are possible");
   CHECK_THROWS_WITH((QuantError{.bits = 4, .clip = 0}.validate()),

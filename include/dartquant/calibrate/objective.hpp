@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -42,6 +44,35 @@ template <std::floating_point T>
   return static_cast<T>((x > T(0)) - (x < T(0)));
 }
 
+/// exp(x) for x <= 0 to two units in the last place, never below 1e-38. Without a call and without a branch, so that
+/// a loop over it vectorises: exp(n log 2 + r) = 2^n exp(r), |r| <= log(2) / 2, the Taylor polynomial of degree 7.
+[[nodiscard]] DARTQUANT_HD inline float exp_nonpositive(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
+  constexpr float to_integer = 12582912.0F;  // 1.5 * 2^23: a float this large has no fraction
+  // A minimum of integers, which order positive floats alike: of floats it would be a branch.
+  x = -std::bit_cast<float>(std::min(std::bit_cast<std::int32_t>(-x), std::bit_cast<std::int32_t>(87.0F)));
+  float const shifted = x * 1.44269504F + to_integer;
+  float const n = shifted - to_integer;
+  float const r = (x - n * 0.693359375F) + n * 2.12194440e-4F;  // log(2), the first part in nine bits
+  float p = 1.0F / 5040;
+  p = p * r + 1.0F / 720;
+  p = p * r + 1.0F / 120;
+  p = p * r + 1.0F / 24;
+  p = p * r + 1.0F / 6;
+  p = p * r + 0.5F;
+  p = p * r + 1.0F;
+  p = p * r + 1.0F;
+  // The last bits of `shifted` are n: moved to the exponent's place they multiply by 2^n.
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) + (std::bit_cast<std::uint32_t>(shifted) << 23));
+#endif
+}
+[[nodiscard]] DARTQUANT_HD inline double exp_nonpositive(double x) {
+  using std::exp;
+  return exp(x);
+}
+
 /// The sum of f(i) over [0, count), in 16 interleaved lanes that are added in a fixed order: it vectorises,
 /// and rounding errors grow 16 times slower than in one running sum.
 template <class T, class F>
@@ -57,6 +88,20 @@ template <class T, class F>
   return total;
 }
 
+/// `start` and all f(i), combined by `choose`, in interleaved lanes like lane_sum.
+template <class T, class F, class Choose>
+[[nodiscard]] DARTQUANT_HD T lane_choice(index_t count, T start, F const& f, Choose const& choose) {
+  constexpr index_t lanes = 16;
+  T best[lanes];
+  for (index_t lane = 0; lane < lanes; ++lane) best[lane] = start;
+  index_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    for (index_t lane = 0; lane < lanes; ++lane) best[lane] = choose(f(i + lane), best[lane]);
+  for (index_t lane = 0; i < count; ++i, ++lane) best[lane] = choose(f(i), best[lane]);
+  for (index_t lane = 0; lane < lanes; ++lane) start = choose(best[lane], start);
+  return start;
+}
+
 /// A team of one. A team splits the channels of a token among its threads: each passes over its own, `sum`
 /// and `largest` combine them for all. Between a write of one channel and a read of another, `synchronize`.
 struct OneThread {
@@ -67,19 +112,11 @@ struct OneThread {
   /// The largest of `start` and f(i).
   template <class T, class F>
   DARTQUANT_HD T largest(index_t count, T start, F const& f) const {
-    for (index_t i = 0; i < count; ++i) {
-      T const value = f(i);
-      start = value > start ? value : start;
-    }
-    return start;
+    return lane_choice(count, start, f, [](T value, T best) { return value > best ? value : best; });
   }
   template <class T, class F>
   DARTQUANT_HD T smallest(index_t count, T start, F const& f) const {
-    for (index_t i = 0; i < count; ++i) {
-      T const value = f(i);
-      start = value < start ? value : start;
-    }
-    return start;
+    return lane_choice(count, start, f, [](T value, T best) { return value < best ? value : best; });
   }
   template <class F>
   DARTQUANT_HD void for_each(index_t count, F const& f) const {
@@ -158,7 +195,7 @@ struct Peak {
   }
   template <class Team, class T>
   DARTQUANT_HD T operator()(Team const& team, VectorView<T const> x, VectorView<T> slope) const {
-    using std::abs, std::exp, std::sqrt;
+    using std::abs, std::sqrt;
     index_t const channels = x.size();
     T const squares = team.template sum<T>(channels, [&](index_t i) { return x[i] * x[i]; });
     if (!(squares > T(0))) {
@@ -167,7 +204,7 @@ struct Peak {
     }
     T const sharpness = T(1) / (static_cast<T>(temperature) * sqrt(squares / static_cast<T>(channels)));
     T const largest = team.template largest<T>(channels, T(0), [&](index_t i) { return abs(x[i]); });
-    team.for_each(channels, [&](index_t i) { slope[i] = exp((abs(x[i]) - largest) * sharpness); });
+    team.for_each(channels, [&](index_t i) { slope[i] = detail::exp_nonpositive((abs(x[i]) - largest) * sharpness); });
     T const total = team.template sum<T>(channels, [&](index_t i) { return slope[i]; });
     T const peak = team.template sum<T>(channels, [&](index_t i) { return slope[i] * abs(x[i]); }) / total;
     T const spread = team.template sum<T>(channels, [&](index_t i) {
