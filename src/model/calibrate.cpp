@@ -173,8 +173,21 @@ struct Captured {
   [[nodiscard]] RowMatrix<float> const& of(Run const& run) const { return centres(run) ? centred : inputs; }
 };
 
-/// The full-precision pass: takes the pooled R1 samples and, layer by layer, finds the R2 and the transforms
-/// of every run.
+/// Runs the model in full precision, gains folded and nothing rotated.
+void observed_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                   CaptureOptions const& capture, Observer observer) {
+  ForwardOptions options;
+  options.gains = NormGains::folded;
+  options.observer = std::move(observer);
+  if (capture.progress)
+    options.progress = [&](std::string_view, index_t done, index_t total) {
+      capture.progress("capture", done, total);
+    };
+  static_cast<void>(hidden_states(cpu, model, windows, options));
+}
+
+/// The first full-precision pass: takes the pooled R1 samples and, layer by layer, finds the R2 and the
+/// transforms of every run but learned blocks.
 Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                       CaptureOptions const& capture, std::vector<Run>& runs) {
   ModelConfig const& config = model.config();
@@ -188,11 +201,7 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
   bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
   std::optional<detail::LayerTransformSearch> search;
   if (std::ranges::any_of(runs, transforms_layers)) search.emplace(cpu, model, tokens, capture);
-  std::optional<detail::LearnedBlocks> blocks;
-  if (std::ranges::any_of(runs, learns_blocks)) blocks.emplace(cpu, config, tokens, capture);
-  ForwardOptions options;
-  options.gains = NormGains::folded;
-  options.observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+  auto const observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
     auto const id = [&](index_t source) { return static_cast<std::uint64_t>(source * tokens + first_token); };
     if (as_given && site == Site::q_proj_input) r1_sample.add(X, id(2 * layer));
     if (as_given && site == Site::up_proj_input) r1_sample.add(X, id(2 * layer + 1));
@@ -200,9 +209,6 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
     if (search && search->observe(site, layer, first_token, X))
       for (Run& run : runs)
         if (transforms_layers(run)) run.timed([&] { search->find(run.options, run.result); });
-    if (blocks && blocks->observe(site, layer, first_token, X))
-      for (Run& run : runs)
-        if (learns_blocks(run)) run.timed([&] { blocks->find(run.options, run.result); });
     if (site != Site::o_proj_input || !any_r2) return;
     if (!r2_sample) r2_sample.emplace(config.query_channels(), capture.r2_rows, capture.seed);
     r2_sample->add(X, id(layer));
@@ -211,17 +217,32 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
     for (Run& run : runs)
       if (finds_r2(run)) find_r2(cpu, config, layer, rows, run);
   };
-  if (capture.progress)
-    options.progress = [&](std::string_view, index_t done, index_t total) {
-      capture.progress("capture", done, total);
-    };
-  static_cast<void>(hidden_states(cpu, model, windows, options));
+  observed_pass(cpu, model, windows, capture, observer);
   Captured captured;
   if (as_given) captured.inputs = r1_sample.rows();
   if (centred)
     captured = {std::move(captured.inputs), centred->rows(), centred->starts(), centred->shifts(),
                 centred->down_powers()};
   return captured;
+}
+
+/// The second pass, where a run learns blocks: they need R1, which turns the rows of the weights they suit.
+void learn_blocks(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                  CaptureOptions const& capture, Captured const& captured, std::vector<Run>& runs) {
+  if (std::ranges::none_of(runs, learns_blocks)) return;
+  for (Run& run : runs)
+    if (learns_blocks(run))
+      run.timed([&] {
+        detail::learn_input_blocks(cpu, model, captured.of(run), captured.centred_starts, run.options,
+                                   run.result);
+      });
+  detail::LearnedBlocks blocks(cpu, model, windows.size(), capture);
+  observed_pass(cpu, model, windows, capture,
+                [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+                  if (!blocks.observe(site, layer, first_token, X)) return;
+                  for (Run& run : runs)
+                    if (learns_blocks(run)) run.timed([&] { blocks.find(run.options, run.result); });
+                });
 }
 
 /// Gives every layer its shifts.
@@ -248,9 +269,6 @@ void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
           cpu, model, {captured.centred, captured.centred_starts, captured.shifts, captured.down_powers},
           result.rotations);
     });
-  if (learns_blocks(run))
-    run.timed(
-        [&] { detail::learn_input_blocks(cpu, model, X, captured.centred_starts, run.options, result); });
   result.method = run.options.method;
   result.seed = run.options.seed;
   result.r1_sample_rows = X.rows();
@@ -285,20 +303,22 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
             " has ", model.config().mixture.experts, " experts; use centred or dartquant");
   }
   Captured const captured = capture_pass(cpu, model, windows, capture, runs);
-  std::vector<ModelCalibration> results;
   constexpr index_t steps = 100;  // of the progress of one run
+  index_t done = 0;
   auto const report = [&](index_t within) {
     if (capture.progress)
-      capture.progress("calibrate", static_cast<index_t>(results.size()) * steps + within,
-                       static_cast<index_t>(runs.size()) * steps);
+      capture.progress("calibrate", done * steps + within, static_cast<index_t>(runs.size()) * steps);
   };
   for (Run& run : runs) {
     finish_r1(
         cpu, model, captured,
         [&](CalibrationProgress const& epoch) { report((steps - 1) * epoch.epoch / epoch.epochs); }, run);
-    results.push_back(std::move(run.result));
+    ++done;
     report(0);
   }
+  learn_blocks(cpu, model, windows, capture, captured, runs);
+  std::vector<ModelCalibration> results;
+  for (Run& run : runs) results.push_back(std::move(run.result));
   return results;
 }
 

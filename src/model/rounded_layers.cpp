@@ -18,22 +18,6 @@ namespace {
 /// Hessians of experts that are collected in one pass over the text.
 constexpr std::size_t hessian_bytes = std::size_t{1} << 30;
 
-/// The input that a map reads.
-Site input_of(Linear linear) {
-  switch (linear) {
-    case Linear::q_proj:
-    case Linear::k_proj:
-    case Linear::v_proj:
-      return Site::q_proj_input;
-    case Linear::o_proj:
-      return Site::o_proj_input;
-    case Linear::down_proj:
-      return Site::down_proj_input;
-    default:
-      return Site::up_proj_input;
-  }
-}
-
 /// The places of the quantized maps that read one input.
 std::vector<std::size_t> readers_of(LayerWeights const& layer, Site site, index_t block) {
   std::vector<std::size_t> readers;

@@ -9,15 +9,15 @@ namespace {
 bool reads_stream(LayerLinear const& linear) { return linear.input_side == Acts::r1 && linear.quantized(); }
 
 /// Row i of the result is row i total / count of all rows of the maps of layers first .. last - 1 that
-/// `reads` chooses.
+/// `reads` chooses, which have `width` inputs.
 template <class Reads>
 RowMatrix<float> weight_rows(FoldedWeights const& weights, Model const& model, index_t first_layer,
-                             index_t last_layer, Reads const& reads, index_t count) {
+                             index_t last_layer, Reads const& reads, index_t count, index_t width) {
   index_t total = 0;
   for (index_t layer = first_layer; layer < last_layer; ++layer)
     for (LayerLinear const& linear : weights.linears(layer))
       if (reads(linear)) total += linear.outputs;
-  RowMatrix<float> rows(count, model.config().hidden);
+  RowMatrix<float> rows(count, width);
   index_t taken = 0, first = 0;
   for (index_t layer = first_layer; layer < last_layer; ++layer) {
     for (LayerLinear const& linear : weights.linears(layer)) {
@@ -51,19 +51,17 @@ RowMatrix<float> with_weight_rows(Cpu const& cpu, Model const& model, MatrixView
   index_t const count = count_of(X, share);
   if (count == 0) return {};
   FoldedWeights const weights(cpu, model, nullptr, {}, NormGains::folded);
-  return below(cpu, X, weight_rows(weights, model, 0, model.config().layers, reads_stream, count));
+  return below(cpu, X, weight_rows(weights, model, 0, model.config().layers, reads_stream, count, X.cols()));
 }
 
 RowMatrix<float> with_weight_rows_of(Cpu const& cpu, Model const& model, Rotations const& rotations,
                                      index_t layer, Site site, MatrixView<float const> X, double share) {
   index_t const count = count_of(X, share);
   if (count == 0) return {};
-  auto const reads = [site](LayerLinear const& linear) {
-    bool const attention = linear.linear < Linear::o_proj;
-    return reads_stream(linear) && attention == (site == Site::q_proj_input);
-  };
-  FoldedWeights const weights(cpu, model, &rotations, {.r1 = true}, NormGains::folded);
-  return below(cpu, X, weight_rows(weights, model, layer, layer + 1, reads, count));
+  auto const reads = [site](LayerLinear const& linear) { return linear.quantized() && input_of(linear.linear) == site; };
+  RotationSet const active{.r1 = true, .r2 = true};
+  FoldedWeights const weights(cpu, model, &rotations, active, NormGains::folded);
+  return below(cpu, X, weight_rows(weights, model, layer, layer + 1, reads, count, X.cols()));
 }
 
 }  // namespace dartquant::detail

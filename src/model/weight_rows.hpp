@@ -17,8 +17,9 @@ namespace dartquant::detail {
 [[nodiscard]] RowMatrix<float> with_weight_rows(Cpu const& cpu, Model const& model, MatrixView<float const> X,
                                                 double share);
 
-/// The same for one input of one layer, Site::q_proj_input or Site::up_proj_input: rows of the maps that read
-/// it, times R1 where `rotations` have one, as X is. Precondition: the layer has no transform of that input.
+/// The same for one input of one layer: rows of the maps that read it, with R1 and R2 where `rotations` have
+/// them, as X is. Preconditions: a Site of a linear map's input; the layer has no transform of that input yet;
+/// no experts.
 [[nodiscard]] RowMatrix<float> with_weight_rows_of(Cpu const& cpu, Model const& model,
                                                    Rotations const& rotations, index_t layer, Site site,
                                                    MatrixView<float const> X, double share);

@@ -26,6 +26,21 @@ RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, inde
 template RowMatrix<float> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
 template RowMatrix<double> read_rows(Checkpoint const&, std::string_view, index_t, index_t);
 
+Site input_of(Linear linear) {
+  switch (linear) {
+    case Linear::q_proj:
+    case Linear::k_proj:
+    case Linear::v_proj:
+      return Site::q_proj_input;
+    case Linear::o_proj:
+      return Site::o_proj_input;
+    case Linear::down_proj:
+      return Site::down_proj_input;
+    default:
+      return Site::up_proj_input;
+  }
+}
+
 void release_pages(Checkpoint const& checkpoint) {
   for (TensorFile const& file : checkpoint.files())
     for (Tensor const& tensor : file.tensors()) file.release(tensor);

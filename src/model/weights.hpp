@@ -28,6 +28,9 @@ template <class T>
 [[nodiscard]] RowMatrix<T> read_rows(Checkpoint const& checkpoint, std::string_view name, index_t first,
                                      index_t count);
 
+/// The input that a map reads.
+[[nodiscard]] Site input_of(Linear linear);
+
 /// Gives all pages of the checkpoint and the holes of the heap back to the system. A read maps some pages of the
 /// neighbours as well, so giving back only what was read would let resident memory grow with the number of tensors.
 void release_pages(Checkpoint const& checkpoint);

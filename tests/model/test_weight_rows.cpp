@@ -96,6 +96,41 @@ TEST_CASE("rows of weights of one input are those of its own maps, times R1", "[
   }
 }
 
+TEST_CASE("rows of weights that write the stream are turned by R1, those of o_proj by R2 as well", "[calibrate]") {
+  TemporaryFolder const folder;
+  Model const model = Model::open(write_synthetic(folder / "m", {}));
+  ModelConfig const& config = model.config();
+  Cpu const cpu(1);
+  Rotations rotations;
+  rotations.r1 = random_hadamard(config.hidden, 5);
+  rotations.layers.resize(static_cast<std::size_t>(config.layers));
+  RowMatrix<double> heads = RowMatrix<double>::Zero(config.query_channels(), config.query_channels());
+  for (index_t layer = 0; layer < config.layers; ++layer) {
+    rotations.r2.emplace_back();
+    for (index_t head = 0; head < config.kv_heads; ++head)
+      rotations.r2.back().push_back(random_hadamard(config.head_dim, static_cast<std::uint64_t>(9 * layer + head)));
+  }
+  index_t const size = config.head_dim, group = config.heads / config.kv_heads;
+  for (index_t head = 0; head < config.heads; ++head)
+    heads.block(head * size, head * size, size, size) = rotations.r2[1][static_cast<std::size_t>(head / group)];
+  auto const expected = [&](char const* name, RowMatrix<double> const& inputs) {
+    RowMatrix<double> const W = model.checkpoint().read_matrix<double>(std::string("model.layers.1.") + name);
+    RowMatrix<double> const turned = rotations.r1.transpose() * W * inputs;
+    return RowMatrix<float>(
+        (turned.array().colwise() / turned.array().square().rowwise().mean().sqrt()).cast<float>());
+  };
+  auto const check = [&](Site site, RowMatrix<float> const& all) {
+    RowMatrix<float> const X = RowMatrix<float>::Constant(2 * all.rows(), all.cols(), 2);
+    RowMatrix<float> const both = detail::with_weight_rows_of(cpu, model, rotations, 1, site, X, 0.5);
+    REQUIRE(both.rows() == 3 * all.rows());
+    CHECK(both.topRows(2 * all.rows()) == X);
+    CHECK((both.bottomRows(all.rows()) - all).cwiseAbs().maxCoeff() < 1e-5f);
+  };
+  check(Site::o_proj_input, expected("self_attn.o_proj.weight", heads));
+  check(Site::down_proj_input,
+        expected("mlp.down_proj.weight", RowMatrix<double>::Identity(config.intermediate, config.intermediate)));
+}
+
 TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
