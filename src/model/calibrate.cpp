@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <optional>
@@ -127,18 +128,23 @@ std::vector<RowMatrix<double>> random_heads(ModelConfig const& config, std::uint
   return rotations;
 }
 
-void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixView<float const> X, Run& run) {
+/// X are rows of the o_proj input of a layer, as it is.
+void find_r2(Cpu const& cpu, Model const& model, index_t layer, MatrixView<float const> X, Run& run) {
   ModelCalibrationOptions const& options = run.options;
   MethodTraits const& method = traits(options.method);
+  ModelConfig const& config = model.config();
   std::uint64_t const seed = layer_seed(options.seed, layer);
   run.timed([&] {
     if (!method.learns()) {
       run.result.rotations.r2.push_back(random_heads(config, seed));
       return;
     }
+    RowMatrix<float> const extended =
+        detail::with_weight_rows_of(cpu, model, run.result.rotations, layer, Site::o_proj_input, X,
+                                    detail::weight_rows_of(options));
     HeadCalibration found =
         learner_of(cpu, options)
-            .heads(X, config.heads, config.kv_heads,
+            .heads(extended.size() != 0 ? extended : X, config.heads, config.kv_heads,
                    {.options = options.r2, .row_scale = RowScale::unit_rms, .seed = seed});
     std::vector<RowMatrix<double>> rotations;
     for (Calibration& head : found.heads) {
@@ -151,6 +157,29 @@ void find_r2(Cpu const& cpu, ModelConfig const& config, index_t layer, MatrixVie
   });
 }
 
+/// What R2 learn from: rows of the o_proj input of the present layer.
+class R2Sample {
+ public:
+  /// Of a pass over `tokens` tokens.
+  R2Sample(ModelConfig const& config, index_t tokens, CaptureOptions const& capture)
+      : channels_(config.query_channels()), tokens_(tokens), capture_(capture) {}
+
+  /// As an Observer. The rows of a layer once all of it has been seen, else nothing.
+  [[nodiscard]] std::optional<RowMatrix<float>> observe(Site site, index_t layer, index_t first_token,
+                                                        MatrixView<float const> X) {
+    if (site != Site::o_proj_input) return std::nullopt;
+    if (!sample_) sample_.emplace(channels_, capture_.r2_rows, capture_.seed);
+    sample_->add(X, static_cast<std::uint64_t>(layer * tokens_ + first_token));
+    if (first_token + X.rows() < tokens_) return std::nullopt;
+    return std::exchange(sample_, std::nullopt)->rows();
+  }
+
+ private:
+  index_t channels_, tokens_;
+  CaptureOptions const& capture_;
+  std::optional<ActivationSample> sample_;
+};
+
 bool learns_blocks(Run const& run) { return traits(run.options.method).sites == SiteChain::learned_blocks; }
 
 /// In the basis as it is.
@@ -159,6 +188,9 @@ bool transforms_layers(Run const& run) {
 }
 
 bool finds_r2(Run const& run) { return run.options.rotations.r2 && traits(run.options.method).rotates(); }
+
+/// Rows of weights are those that R1 has turned.
+bool finds_r2_after_r1(Run const& run) { return finds_r2(run) && detail::weight_rows_of(run.options) > 0; }
 
 bool centres(Run const& run) { return traits(run.options.method).means == InputMeans::subtracted; }
 
@@ -186,8 +218,8 @@ void observed_pass(Cpu const& cpu, Model const& model, TokenWindows const& windo
   static_cast<void>(hidden_states(cpu, model, windows, options));
 }
 
-/// The first full-precision pass: takes the pooled R1 samples and, layer by layer, finds the R2 and the
-/// transforms of every run but learned blocks.
+/// The first full-precision pass: takes the pooled R1 samples and, layer by layer, finds what does not need
+/// R1: the transforms of most runs, the R2 of some.
 Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                       CaptureOptions const& capture, std::vector<Run>& runs) {
   ModelConfig const& config = model.config();
@@ -197,8 +229,9 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
   if (std::ranges::any_of(runs, [](Run const& run) { return centres(run) || balances(run); }))
     centred.emplace(config, capture.r1_rows, capture.seed);
   bool const as_given = !std::all_of(runs.begin(), runs.end(), centres);
-  std::optional<ActivationSample> r2_sample;
-  bool const any_r2 = std::any_of(runs.begin(), runs.end(), finds_r2);
+  auto const finds_r2_here = [](Run const& run) { return finds_r2(run) && !finds_r2_after_r1(run); };
+  bool const any_r2 = std::ranges::any_of(runs, finds_r2_here);
+  R2Sample r2_sample(config, tokens, capture);
   std::optional<detail::LayerTransformSearch> search;
   if (std::ranges::any_of(runs, transforms_layers)) search.emplace(cpu, model, tokens, capture);
   auto const observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
@@ -209,13 +242,10 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
     if (search && search->observe(site, layer, first_token, X))
       for (Run& run : runs)
         if (transforms_layers(run)) run.timed([&] { search->find(run.options, run.result); });
-    if (site != Site::o_proj_input || !any_r2) return;
-    if (!r2_sample) r2_sample.emplace(config.query_channels(), capture.r2_rows, capture.seed);
-    r2_sample->add(X, id(layer));
-    if (first_token + X.rows() < tokens) return;
-    RowMatrix<float> const rows = std::exchange(r2_sample, std::nullopt)->rows();
-    for (Run& run : runs)
-      if (finds_r2(run)) find_r2(cpu, config, layer, rows, run);
+    if (!any_r2) return;
+    if (auto const rows = r2_sample.observe(site, layer, first_token, X))
+      for (Run& run : runs)
+        if (finds_r2_here(run)) find_r2(cpu, model, layer, *rows, run);
   };
   observed_pass(cpu, model, windows, capture, observer);
   Captured captured;
@@ -226,23 +256,31 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
   return captured;
 }
 
-/// The second pass, where a run learns blocks: they need R1, which turns the rows of the weights they suit.
-void learn_blocks(Cpu const& cpu, Model const& model, TokenWindows const& windows,
-                  CaptureOptions const& capture, Captured const& captured, std::vector<Run>& runs) {
-  if (std::ranges::none_of(runs, learns_blocks)) return;
-  for (Run& run : runs)
-    if (learns_blocks(run))
-      run.timed([&] {
-        detail::learn_input_blocks(cpu, model, captured.of(run), captured.centred_starts, run.options,
-                                   run.result);
-      });
-  detail::LearnedBlocks blocks(cpu, model, windows.size(), capture);
-  observed_pass(cpu, model, windows, capture,
-                [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
-                  if (!blocks.observe(site, layer, first_token, X)) return;
-                  for (Run& run : runs)
-                    if (learns_blocks(run)) run.timed([&] { blocks.find(run.options, run.result); });
-                });
+/// Those of the second pass, evenly spaced.
+TokenWindows few_of(TokenWindows const& windows, CaptureOptions const& capture) {
+  TokenWindows few(detail::second_pass_windows(windows.rows(), windows.cols(), capture), windows.cols());
+  for (index_t i = 0; i < few.rows(); ++i) few.row(i) = windows.row(i * windows.rows() / few.rows());
+  return few;
+}
+
+/// The second pass, over few windows: what learns on rows of weights, which R1 has turned by now. First R2 of
+/// a layer, then its blocks.
+void second_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
+                 CaptureOptions const& capture, std::vector<Run>& runs) {
+  if (std::ranges::none_of(runs, [](Run const& run) { return finds_r2_after_r1(run) || learns_blocks(run); }))
+    return;
+  TokenWindows const few = few_of(windows, capture);
+  R2Sample r2_sample(model.config(), few.size(), capture);
+  detail::LearnedBlocks blocks(cpu, model, few.size(), capture);
+  auto const observer = [&](Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
+    if (auto const rows = r2_sample.observe(site, layer, first_token, X))
+      for (Run& run : runs)
+        if (finds_r2_after_r1(run)) find_r2(cpu, model, layer, *rows, run);
+    if (!blocks.observe(site, layer, first_token, X)) return;
+    for (Run& run : runs)
+      if (learns_blocks(run)) run.timed([&] { blocks.find(run.options, run.result); });
+  };
+  observed_pass(cpu, model, few, capture, observer);
 }
 
 /// Gives every layer its shifts.
@@ -255,6 +293,7 @@ void add_shifts(std::vector<LayerTransforms> const& shifts, std::vector<LayerTra
   }
 }
 
+/// What needs all layers: R1, and what follows from it on the same rows.
 void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
                std::function<void(CalibrationProgress const&)> const& progress, Run& run) {
   ModelCalibration& result = run.result;
@@ -269,12 +308,23 @@ void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
           cpu, model, {captured.centred, captured.centred_starts, captured.shifts, captured.down_powers},
           result.rotations);
     });
-  result.method = run.options.method;
-  result.seed = run.options.seed;
+  if (learns_blocks(run))
+    run.timed(
+        [&] { detail::learn_input_blocks(cpu, model, X, captured.centred_starts, run.options, result); });
   result.r1_sample_rows = X.rows();
   result.whip_before = result.whip_after = loss_per_channel(cpu, X, Whip{});
   if (result.rotations.r1.size() != 0)
     result.whip_after = loss_per_channel(cpu, apply(cpu, result.rotations.r1, X), Whip{});
+}
+
+/// What is said of a run when all is found.
+ModelCalibration finished(Model const& model, Run& run) {
+  ModelCalibration& result = run.result;
+  result.method = run.options.method;
+  result.seed = run.options.seed;
+  std::ranges::stable_sort(result.transforms, {}, [](TransformSummary const& one) {
+    return std::pair(one.layer, one.site);
+  });
   for (std::string& note :
        detail::transform_notes(traits(run.options.method), model.config(), run.options.block))
     result.notes.push_back(std::move(note));
@@ -282,6 +332,7 @@ void finish_r1(Cpu const& cpu, Model const& model, Captured const& captured,
   run.r2_status.note("R2", result.notes);
   result.r1_orthogonality = result.rotations.r1_orthogonality();
   result.r2_orthogonality = result.rotations.r2_orthogonality();
+  return std::move(result);
 }
 
 }  // namespace
@@ -316,9 +367,9 @@ std::vector<ModelCalibration> calibrate_all(Cpu const& cpu, Model const& model, 
     ++done;
     report(0);
   }
-  learn_blocks(cpu, model, windows, capture, captured, runs);
+  second_pass(cpu, model, windows, capture, runs);
   std::vector<ModelCalibration> results;
-  for (Run& run : runs) results.push_back(std::move(run.result));
+  for (Run& run : runs) results.push_back(finished(model, run));
   return results;
 }
 

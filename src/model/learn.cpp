@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/learn.hpp"
 
+#include <algorithm>
+
 #include <dartquant/core/error.hpp>
 
 #include "model/cpu_learners.hpp"
@@ -27,6 +29,10 @@ Learner learner_of(Cpu const& cpu, ModelCalibrationOptions const& run) {
           name_of(rule_of(run)), ": the objective ", name_of(objective),
           " does not go with this optimizer here; leave both to the method");
   return learner;
+}
+
+index_t second_pass_windows(index_t windows, index_t seqlen, CaptureOptions const& capture) {
+  return std::min(windows, (2 * capture.r2_rows + seqlen - 1) / seqlen);
 }
 
 }  // namespace dartquant::detail

@@ -98,6 +98,15 @@ void add_learning(ModelConfig const& config, ModelCalibrationOptions const& opti
         cost(static_cast<double>(config.head_dim)) * static_cast<double>(config.layers * config.kv_heads);
 }
 
+void add_second_pass(Cpu const& cpu, ModelConfig const& config, ModelCalibrationOptions const& options,
+                     index_t windows, index_t seqlen, Plan& plan) {
+  bool const blocks = traits(options.method).sites == SiteChain::learned_blocks;
+  if (detail::weight_rows_of(options) == 0 && !blocks) return;
+  Plan pass;  // in the memory of the first
+  add_forward(cpu, config, windows, seqlen, pass);
+  plan.operations += pass.operations;
+}
+
 /// Two passes over the text, one Hessian at a time in FP64 with its factor, and a few products of each weight
 /// with it.
 void add_rounding(Cpu const& cpu, ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
@@ -147,6 +156,7 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
   else if (!folds) add_forward(cpu, config, windows, seqlen, result);
   if (job == Job::calibrate) {
     add_learning(config, options, capture, windows * seqlen, result);
+    add_second_pass(cpu, config, options, detail::second_pass_windows(windows, seqlen, capture), seqlen, result);
     result.disk_bytes = bytes_of(config.hidden, config.hidden, 8) +
                         bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
   }
