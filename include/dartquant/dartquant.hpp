@@ -83,6 +83,7 @@
 #include <dartquant/model/learner.hpp>
 #include <dartquant/model/make_learner.hpp>
 #include <dartquant/model/method.hpp>
+#include <dartquant/model/generate.hpp>
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/model/quantization_errors.hpp>
 #include <dartquant/model/quantized_folder.hpp>

@@ -40,6 +40,11 @@ void softmax_row(RowMatrix<float>& S, index_t row, index_t first, index_t end) {
   S.row(row).tail(S.cols() - end).setZero();
 }
 
+float scale_of(ModelConfig const& config) {
+  return config.attention_scale > 0 ? static_cast<float>(config.attention_scale)
+                                    : 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+}
+
 }  // namespace
 
 RopeTable::RopeTable(ModelConfig const& config, index_t tokens, double theta, RopeScaling const& scaling)
@@ -56,12 +61,14 @@ RopeTable::RopeTable(ModelConfig const& config, index_t tokens, double theta, Ro
   }
 }
 
-void apply_rope(Cpu const& cpu, RopeTable const& table, index_t head_dim, MatrixView<float> X) {
-  index_t const tokens = table.cosine.rows(), half = table.cosine.cols();
+void apply_rope(Cpu const& cpu, RopeTable const& table, Positions positions, index_t head_dim,
+                MatrixView<float> X) {
+  index_t const half = table.cosine.cols();
   cpu.parallel_for(X.rows(), 128, [&](index_t first, index_t last) {
     for (index_t row = first; row < last; ++row) {
-      float const* const c = table.cosine.data() + row % tokens * half;
-      float const* const s = table.sine.data() + row % tokens * half;
+      index_t const position = positions.first + row % positions.count;
+      float const* const c = table.cosine.data() + position * half;
+      float const* const s = table.sine.data() + position * half;
       for (float* low = X.data() + row * X.stride(); low < X.data() + row * X.stride() + X.cols();
            low += head_dim) {
         float* const high = low + half;
@@ -80,8 +87,7 @@ void attention(Cpu const& cpu, ModelConfig const& config, Span span, MatrixView<
   constexpr index_t block_rows = 128;
   index_t const tokens = span.tokens, head_dim = config.head_dim, group = config.heads / config.kv_heads;
   index_t const blocks = (tokens + block_rows - 1) / block_rows, sequences = Q.rows() / tokens;
-  float const scale = config.attention_scale > 0 ? static_cast<float>(config.attention_scale)
-                                                 : 1.0f / std::sqrt(static_cast<float>(head_dim));
+  float const scale = scale_of(config);
   auto const cap = static_cast<float>(config.attention_cap);
   cpu.parallel_for(sequences * config.heads * blocks, 1, [&](index_t item, index_t) {
     index_t const block = item % blocks, head = item / blocks % config.heads,
@@ -102,6 +108,38 @@ void attention(Cpu const& cpu, ModelConfig const& config, Span span, MatrixView<
       softmax_row(S, row, oldest - begin, end - begin);
     }
     as_eigen(output.block(start + first, head * head_dim, rows, head_dim)).noalias() = S * v;
+  });
+}
+
+KeyValueCache::KeyValueCache(index_t sequences, index_t capacity, index_t channels)
+    : capacity_(capacity), keys_(sequences * capacity, channels), values_(sequences * capacity, channels) {}
+
+void KeyValueCache::append(MatrixView<float const> K, MatrixView<float const> V) {
+  for (index_t sequence = 0; sequence < K.rows(); ++sequence) {
+    keys_.row(sequence * capacity_ + tokens_) = as_eigen(K).row(sequence);
+    values_.row(sequence * capacity_ + tokens_) = as_eigen(V).row(sequence);
+  }
+  ++tokens_;
+}
+
+MatrixView<float const> KeyValueCache::part(RowMatrix<float> const& whole, index_t sequence) const {
+  return MatrixView<float const>(whole).rows(sequence * capacity_, tokens_);
+}
+
+void attention_to_cache(Cpu const& cpu, ModelConfig const& config, index_t window, MatrixView<float const> Q,
+                        KeyValueCache const& cache, MatrixView<float> output) {
+  index_t const head_dim = config.head_dim, group = config.heads / config.kv_heads, tokens = cache.tokens();
+  index_t const seen = window == 0 ? tokens : std::min(window, tokens);
+  float const scale = scale_of(config);
+  auto const cap = static_cast<float>(config.attention_cap);
+  cpu.parallel_for(Q.rows() * config.heads, 1, [&](index_t item, index_t) {
+    index_t const sequence = item / config.heads, head = item % config.heads, column = head / group * head_dim;
+    auto const k = as_eigen(cache.keys(sequence).block(tokens - seen, column, seen, head_dim));
+    auto const v = as_eigen(cache.values(sequence).block(tokens - seen, column, seen, head_dim));
+    RowMatrix<float> S = scale * (as_eigen(Q.block(sequence, head * head_dim, 1, head_dim)) * k.transpose());
+    if (cap > 0) S = cap * (S.array() / cap).tanh();
+    softmax_row(S, 0, 0, seen);
+    as_eigen(output.block(sequence, head * head_dim, 1, head_dim)).noalias() = S * v;
   });
 }
 

@@ -208,8 +208,8 @@ void DecoderLayer::observe_until(Site last, LayerWeights const& weights, index_t
 }
 
 /// Q, K and V, with the norms of their heads and RoPE.
-void DecoderLayer::project_heads(MatrixView<float> X, MatrixView<float> Q, MatrixView<float> K,
-                                 MatrixView<float> V) const {
+void DecoderLayer::project_heads(MatrixView<float> X, Positions positions, MatrixView<float> Q,
+                                 MatrixView<float> K, MatrixView<float> V) const {
   LinearInput const input = quantize_activations(X, Site::q_proj_input);
   multiply(Linear::q_proj, input, 0, Q);
   multiply(Linear::k_proj, input, 0, K);
@@ -222,13 +222,23 @@ void DecoderLayer::project_heads(MatrixView<float> X, MatrixView<float> Q, Matri
   if (!family_.key_norm.empty()) norm_heads(weights_->key_norm, K, config_.kv_heads);
   if (!family_.positions.empty()) return;
   RopeTable const& rope = local_rope_ && config_.window(layer_) != 0 ? *local_rope_ : rope_;
-  apply_rope(cpu_, rope, config_.head_dim, Q);
-  apply_rope(cpu_, rope, config_.head_dim, K);
+  apply_rope(cpu_, rope, positions, config_.head_dim, Q);
+  apply_rope(cpu_, rope, positions, config_.head_dim, K);
 }
 
 void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t first_token,
                           MatrixView<float> hidden) {
   enter(weights, layer, first_token);
+  attend(nullptr, hidden);
+}
+
+void DecoderLayer::attend_next(LayerWeights const& weights, index_t layer, KeyValueCache& cache,
+                               MatrixView<float> hidden) {
+  enter(weights, layer, cache.tokens());
+  attend(&cache, hidden);
+}
+
+void DecoderLayer::attend(KeyValueCache* cache, MatrixView<float> hidden) {
   index_t const rows = hidden.rows();
   auto const part = [rows](RowMatrix<float>& whole) { return MatrixView<float>(whole).rows(0, rows); };
   MatrixView<float> const X = part(normed_), Q = part(q_), K = part(k_), V = part(v_), A = part(mixed_);
@@ -238,14 +248,19 @@ void DecoderLayer::attend(LayerWeights const& weights, index_t layer, index_t fi
   observe(Site::q_proj_input, X);
   observe_block(Site::q_proj_input, 0, X);
   if (last_ == Site::q_proj_input) return;
-  project_heads(X, Q, K, V);
+  project_heads(X, cache != nullptr ? Positions{cache->tokens(), 1} : Positions{0, tokens_}, Q, K, V);
   subtract(cpu_, weights_->key_shift, K);
   rotate_keys(Q, K);
   observe(Site::key, K);
   observe(Site::value, V);
   quantize_cache(K, Site::key);
   quantize_cache(V, Site::value);
-  attention(cpu_, config_, {tokens_, config_.window(layer_)}, Q, K, V, A);
+  if (cache != nullptr) {
+    cache->append(K, V);
+    attention_to_cache(cpu_, config_, config_.window(layer_), Q, *cache, A);
+  } else {
+    attention(cpu_, config_, {tokens_, config_.window(layer_)}, Q, K, V, A);
+  }
   if (auto const& transform = weights_->transforms->o_proj_input) transform->apply(cpu_, A);
   observe(Site::o_proj_input, A);
   observe_block(Site::o_proj_input, 0, A);

@@ -67,6 +67,10 @@ class DecoderLayer {
   void attend(LayerWeights const& weights, index_t layer, index_t first_token, MatrixView<float> hidden);
   void feed_forward(LayerWeights const& weights, index_t layer, index_t first_token,
                     MatrixView<float> hidden);
+  /// hidden [sequences, hidden], the next token of each: the first half, looking back into the layer's `cache`,
+  /// which takes the token.
+  void attend_next(LayerWeights const& weights, index_t layer, KeyValueCache& cache,
+                   MatrixView<float> hidden);
   /// The half that `last`, the input of a linear map, lies in, up to there: `hidden` stays as it is.
   void observe_until(Site last, LayerWeights const& weights, index_t layer, index_t first_token,
                      MatrixView<float> hidden, BlockObserver const& observer);
@@ -81,8 +85,10 @@ class DecoderLayer {
   [[nodiscard]] LinearInput quantize_activations(MatrixView<float> X, Site site) const;
   void quantize_cache(MatrixView<float> X, Site site) const;
   void rotate_keys(MatrixView<float> Q, MatrixView<float> K) const;
-  void project_heads(MatrixView<float> X, MatrixView<float> Q, MatrixView<float> K,
+  void project_heads(MatrixView<float> X, Positions positions, MatrixView<float> Q, MatrixView<float> K,
                      MatrixView<float> V) const;
+  /// The whole half; with a cache, of one token.
+  void attend(KeyValueCache* cache, MatrixView<float> hidden);
   /// Y <- X W^T + bias, added to Y where `beta` is 1.
   void multiply(std::size_t map, LinearInput const& X, float beta, MatrixView<float> Y) const;
   void multiply(Linear linear, LinearInput const& X, float beta, MatrixView<float> Y) const {

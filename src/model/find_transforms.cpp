@@ -20,7 +20,7 @@ struct SearchedInput {
   std::optional<DiagonalScale> LayerTransforms::*scale;
   Linear reader;
 };
-constexpr std::array inputs{SearchedInput{Site::q_proj_input, &LayerTransforms::q_proj_input,
+constexpr std::array searched_inputs{SearchedInput{Site::q_proj_input, &LayerTransforms::q_proj_input,
                                           &LayerTransforms::attention_scale, Linear::q_proj},
                             SearchedInput{Site::o_proj_input, &LayerTransforms::o_proj_input,
                                           &LayerTransforms::value_scale, Linear::o_proj},
@@ -85,7 +85,7 @@ std::vector<std::string> transform_notes(MethodTraits const& method, ModelConfig
     notes.push_back(sentence(method.name, ": no Hadamard matrix of order ", config.heads,
                              " is known, so the heads are not mixed"));
   if (!searches(method.sites)) return notes;
-  for (SearchedInput const& input : inputs) {
+  for (SearchedInput const& input : searched_inputs) {
     index_t const channels = channels_of(input.site, config), own = block_of(method.sites, channels, block);
     if (own != block)
       notes.push_back(sentence(method.name, ": blocks of ", block, " do not fit the ", channels,
@@ -114,7 +114,7 @@ LayerTransformSearch::LayerTransformSearch(Cpu const& cpu, Model const& model, i
 bool LayerTransformSearch::observe(Site site, index_t layer, index_t first_token, MatrixView<float const> X) {
   bool const sparse =
       model_.config().sparse(layer);  // every expert has an own input of down_proj: left alone
-  if (std::ranges::none_of(inputs, [&](SearchedInput const& input) { return input.site == site; }) ||
+  if (std::ranges::none_of(searched_inputs, [&](SearchedInput const& input) { return input.site == site; }) ||
       (sparse && site == Site::down_proj_input))
     return false;
   if (layer != layer_) inputs_.clear();
@@ -141,7 +141,7 @@ std::vector<double> LayerTransformSearch::weight_peaks(Linear linear) const {
 LayerTransforms LayerTransformSearch::smoothing(double alpha) const {
   ModelConfig const& config = model_.config();
   LayerTransforms scales;
-  for (SearchedInput const& input : inputs) {
+  for (SearchedInput const& input : searched_inputs) {
     if (!inputs_.contains(input.site)) continue;
     DiagonalScale scale =
         smoothing_scale(inputs_.at(input.site).peaks, weight_peaks(input.reader), {.alpha = alpha});
@@ -166,15 +166,15 @@ void LayerTransformSearch::find(ModelCalibrationOptions const& run, ModelCalibra
   LayerTransforms layer = method.smoothing ? smoothing(*method.smoothing) : LayerTransforms{};
   if (method.sites == SiteChain::heads_hadamard && hadamard_order(config.heads))
     layer.o_proj_input = heads_hadamard(config);
-  for (std::size_t i = 0; i < inputs.size() && searches(method.sites); ++i) {
-    if (!inputs_.contains(inputs[i].site)) continue;
-    RowMatrix<double> const X = smoothed(inputs[i].site, layer.*inputs[i].scale);
+  for (std::size_t i = 0; i < searched_inputs.size() && searches(method.sites); ++i) {
+    if (!inputs_.contains(searched_inputs[i].site)) continue;
+    RowMatrix<double> const X = smoothed(searched_inputs[i].site, layer.*searched_inputs[i].scale);
     DuQuantOptions options = chain_options(method.sites);
     options.block = block_of(method.sites, X.cols(), run.block);
-    options.seed = Philox(run.seed, 0x4451u).bits(static_cast<std::uint64_t>(layer_) * inputs.size() + i);
+    options.seed = Philox(run.seed, 0x4451u).bits(static_cast<std::uint64_t>(layer_) * searched_inputs.size() + i);
     DuQuantResult found = duquant_transform(cpu_, MatrixView<double const>(X), options);
-    result.transforms.push_back(summary_of(inputs[i].site, layer_, options.block, found));
-    layer.*inputs[i].transform = std::move(found.transform);
+    result.transforms.push_back(summary_of(searched_inputs[i].site, layer_, options.block, found));
+    layer.*searched_inputs[i].transform = std::move(found.transform);
   }
   result.rotations.layers.push_back(std::move(layer));
 }

@@ -11,19 +11,6 @@
 namespace dartquant::detail {
 namespace {
 
-TokenWindows const& checked(ModelConfig const& config, TokenWindows const& windows) {
-  require(windows.rows() >= 1 && windows.cols() >= 1, "[hidden_states] ", windows.rows(), " windows of ",
-          windows.cols(), " tokens: at least one token is needed");
-  require(windows.cols() <= config.positions, "[hidden_states] windows of ", windows.cols(),
-          " tokens: the model has ", config.positions, " positions; use a shorter seqlen");
-  for (index_t row = 0; row < windows.rows(); ++row)
-    for (index_t col = 0; col < windows.cols(); ++col)
-      require(windows(row, col) >= 0 && windows(row, col) < config.vocabulary, "[hidden_states] token id ",
-              windows(row, col), " at position ", col, " of window ", row, ": the vocabulary has ",
-              config.vocabulary, " tokens; was the text encoded by this model's tokenizer?");
-  return windows;
-}
-
 /// Rows of the embedding, turned, for tokens sorted and each once.
 RowMatrix<float> embedding_of(FoldedWeights const& weights, std::span<std::int32_t const> tokens) {
   ModelConfig const& config = weights.model().config();
@@ -35,9 +22,37 @@ RowMatrix<float> embedding_of(FoldedWeights const& weights, std::span<std::int32
   return (config.embedding_scale * rows).cast<float>();
 }
 
-/// The embedding of every token [tokens, hidden]. Each row of the matrix that is used at all is read and
-/// turned once, a bounded number at a time. Learned positions are added.
-RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows) {
+void check_finite(Cpu const& cpu, RowMatrix<float> const& hidden, index_t layer, index_t tokens) {
+  std::vector<char> finite(static_cast<std::size_t>((hidden.rows() + 255) / 256));
+  cpu.parallel_for(hidden.rows(), 256, [&](index_t first, index_t last) {
+    finite[static_cast<std::size_t>(first / 256)] = hidden.middleRows(first, last - first).allFinite();
+  });
+  auto const bad = std::find(finite.begin(), finite.end(), char{0}) - finite.begin();
+  if (bad != static_cast<index_t>(finite.size()))
+    fail(Error::Kind::numerics, "[hidden_states] the output of layer ", layer, " is not finite near window ",
+         bad * 256 / tokens, ": the weights overflow float32 or are damaged");
+}
+
+TokenWindows const& checked(ModelConfig const& config, TokenWindows const& windows) {
+  check_windows(config, windows);
+  return windows;
+}
+
+}  // namespace
+
+void check_windows(ModelConfig const& config, TokenWindows const& windows) {
+  require(windows.rows() >= 1 && windows.cols() >= 1, "[hidden_states] ", windows.rows(), " windows of ",
+          windows.cols(), " tokens: at least one token is needed");
+  require(windows.cols() <= config.positions, "[hidden_states] windows of ", windows.cols(),
+          " tokens: the model has ", config.positions, " positions; use a shorter seqlen");
+  for (index_t row = 0; row < windows.rows(); ++row)
+    for (index_t col = 0; col < windows.cols(); ++col)
+      require(windows(row, col) >= 0 && windows(row, col) < config.vocabulary, "[hidden_states] token id ",
+              windows(row, col), " at position ", col, " of window ", row, ": the vocabulary has ",
+              config.vocabulary, " tokens; was the text encoded by this model's tokenizer?");
+}
+
+RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows, index_t first_position) {
   constexpr std::size_t rows_per_block = 1024;
   Model const& model = weights.model();
   std::vector<std::int32_t> used(windows.data(), windows.data() + windows.size());
@@ -56,24 +71,11 @@ RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows
   }
   if (model.family().positions.empty()) return hidden;
   RowMatrix<float> const positions =
-      weights.position_rows(2, windows.cols()).cast<float>();  // OPT starts at 2
+      weights.position_rows(2 + first_position, windows.cols()).cast<float>();  // OPT starts at 2
   for (index_t window = 0; window < windows.rows(); ++window)
     hidden.middleRows(window * windows.cols(), windows.cols()) += positions;
   return hidden;
 }
-
-void check_finite(Cpu const& cpu, RowMatrix<float> const& hidden, index_t layer, index_t tokens) {
-  std::vector<char> finite(static_cast<std::size_t>((hidden.rows() + 255) / 256));
-  cpu.parallel_for(hidden.rows(), 256, [&](index_t first, index_t last) {
-    finite[static_cast<std::size_t>(first / 256)] = hidden.middleRows(first, last - first).allFinite();
-  });
-  auto const bad = std::find(finite.begin(), finite.end(), char{0}) - finite.begin();
-  if (bad != static_cast<index_t>(finite.size()))
-    fail(Error::Kind::numerics, "[hidden_states] the output of layer ", layer, " is not finite near window ",
-         bad * 256 / tokens, ": the weights overflow float32 or are damaged");
-}
-
-}  // namespace
 
 index_t rows_of_group(Cpu const& cpu, index_t tokens) {
   index_t const rows = cpu.products() == nullptr ? 2048 : 8192;

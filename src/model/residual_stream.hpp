@@ -18,6 +18,15 @@ namespace dartquant::detail {
 /// weights.
 [[nodiscard]] index_t rows_of_group(Cpu const& cpu, index_t tokens);
 
+/// The embedding of every token [tokens, hidden], learned positions added: the first token of a window is at
+/// `first_position`. Each row of the matrix that is used at all is read and turned once, a bounded number at a
+/// time.
+[[nodiscard]] RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows,
+                                     index_t first_position = 0);
+
+/// Errors: InvalidArgument for windows that do not fit the model.
+void check_windows(ModelConfig const& config, TokenWindows const& windows);
+
 /// The hidden states of some windows on their way through the layers of a model.
 class ResidualStream {
  public:
