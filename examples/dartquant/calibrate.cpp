@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include <fmt/core.h>
@@ -17,6 +18,7 @@
 #include "flags.hpp"
 #include "interrupt.hpp"
 #include "output.hpp"
+#include "own_text.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "terminal.hpp"
@@ -32,7 +34,8 @@ constexpr char const* calibrate_example =
     "  dartquant fold      my-model --rotations rotations.safetensors -o my-model-folded\n\n"
     "Learns R1 (one rotation of the residual stream, from the inputs of all q_proj and up_proj) and R2 (one "
     "per\n"
-    "value head and layer, from the inputs of o_proj). One decoder layer is in memory at a time.";
+    "value head and layer, from the inputs of o_proj). One decoder layer is in memory at a time.\n"
+    "Without --text the model writes its own, with all weights in memory (see dartquant generate).";
 
 struct CalibrateFlags {
   CommonFlags common;
@@ -50,7 +53,9 @@ RotationSet learned_rotations(std::string const& text) {
 }
 
 void write_rotations(ModelCalibration const& found, std::string const& file, RotationSet active,
-                     TokenWindows const& windows, std::string const& source) {
+                     TokenWindows const& windows, TextSource const& source) {
+  auto const ids = std::as_bytes(std::span(windows.data(), static_cast<std::size_t>(windows.size())));
+
   std::map<std::string, std::string> const metadata{
       {"dartquant_version", version()},
       {"method", std::string(dartquant::name_of(found.method))},
@@ -58,14 +63,14 @@ void write_rotations(ModelCalibration const& found, std::string const& file, Rot
       {"rotations", active.name()},
       {"windows", std::to_string(windows.rows())},
       {"seqlen", std::to_string(windows.cols())},
-      {"calibration_sha256", sha256(MappedFile(source).bytes())}};
+      {"calibration", source.given() ? "text" : "written by the model"},
+      {"calibration_sha256", sha256(source.given() ? MappedFile(source.file()).bytes() : ids)}};
   TemporaryFiles const guard;
   save_rotations(found.rotations, file, metadata);
 }
 
 void run(CalibrateFlags const& flags) {
   auto const started = std::chrono::steady_clock::now();
-  require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   RotationSet active = learned_rotations(flags.active);
   ModelCalibrationOptions options = flags.learning.options(active, flags.common.seed);
   MethodTraits const& method = traits(options.method);
@@ -79,8 +84,12 @@ void run(CalibrateFlags const& flags) {
   options.learners = machine.learners;
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
-  TokenWindows const windows = spread_windows(model, flags.source, seqlen, flags.learning.samples);
   ProgressDisplay progress(flags.common.detail());
+  TokenWindows const windows =
+      flags.source.given()
+          ? spread_windows(model, flags.source, seqlen, flags.learning.samples)
+          : write_own_text(flags.common, machine, model,
+                           {.windows = flags.learning.samples, .seqlen = seqlen}, progress);
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
   print_plan(flags.common, machine.device,
              fmt::format("learn {} of {} on {} windows of {} tokens", active.name(), name_of(model),
@@ -90,10 +99,11 @@ void run(CalibrateFlags const& flags) {
   progress.start("calibrate");
   ModelCalibration const found = calibrate(cpu, model, windows, options, capture);
   progress.finish();
-  write_rotations(found, flags.output, active, windows, flags.source.file());
+  write_rotations(found, flags.output, active, windows, flags.source);
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   Json report{{"model", name_of(model)},    {"device", machine.device},  {"output", flags.output},
-              {"rotations", active.name()}, {"windows", windows.rows()}, {"seqlen", seqlen}};
+              {"rotations", active.name()}, {"windows", windows.rows()}, {"seqlen", seqlen},
+              {"text", flags.source.given() ? flags.source.file() : "written by the model"}};
   report.update(to_json(found));
   report["total_seconds"] = seconds;
   write_json(flags.common.json, report);
@@ -107,11 +117,11 @@ void run(CalibrateFlags const& flags) {
 
 void add_calibrate(CLI::App& program) {
   auto const flags = std::make_shared<CalibrateFlags>();
-  CLI::App* const command = program.add_subcommand("calibrate", "Learn the rotations R1 and R2 from a text");
+  CLI::App* const command = program.add_subcommand("calibrate", "Learn the rotations R1 and R2 from a text, or from one that the model writes");
   add_common_flags(*command, flags->common);
   add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text,--calibration", "--tokens,--calibration-tokens",
-                 "to learn from");
+                 "to learn from; without one the model writes its own");
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");
   command->add_option("-o,--output", flags->output, "safetensors file to write")

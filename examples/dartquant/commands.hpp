@@ -13,5 +13,6 @@ void add_quantize(CLI::App& program);
 void add_eval(CLI::App& program);
 void add_compare(CLI::App& program);
 void add_tokenize(CLI::App& program);
+void add_generate(CLI::App& program);
 
 }  // namespace dartquant::program

@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
   add_eval(program);
   add_compare(program);
   add_tokenize(program);
+  add_generate(program);
 
   ExitCode const code = run_reporting_errors([&] {
     try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peak_memory.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -31,7 +32,7 @@ PeakBytes CalibrationMemory::take() {
 Progress CalibrationMemory::around(Progress progress) {
   return [this, progress = std::move(progress)](std::string_view stage, index_t done, index_t total) {
     bool const learning = stage == "calibrate";
-    if (!learning && done == total) capture_ = take();
+    if (!learning && done == total) capture_ = std::max(capture_, take());
     if (learning && done * runs_ % total == 0 && done > 0 &&
         done * runs_ / total > static_cast<index_t>(learning_.size()))
       learning_.push_back(take());

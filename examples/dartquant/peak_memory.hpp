@@ -19,8 +19,8 @@ using PeakBytes = std::uint64_t;
 /// resident before included.
 [[nodiscard]] PeakBytes peak_memory();
 
-/// The peaks of calibrate_all, told apart by its progress: of the capture with the R2 of all runs, and of
-/// learning the R1 of each run.
+/// The peaks of calibrate_all, told apart by its progress: of the passes over the text with the R2 of all
+/// runs, and of learning the R1 of each run.
 class CalibrationMemory {
  public:
   explicit CalibrationMemory(index_t runs);

@@ -205,15 +205,15 @@ struct Captured {
   [[nodiscard]] RowMatrix<float> const& of(Run const& run) const { return centres(run) ? centred : inputs; }
 };
 
-/// Runs the model in full precision, gains folded and nothing rotated.
+/// Runs the model in full precision, gains folded and nothing rotated; `stage` is what its progress is called.
 void observed_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
-                   CaptureOptions const& capture, Observer observer) {
+                   CaptureOptions const& capture, std::string_view stage, Observer observer) {
   ForwardOptions options;
   options.gains = NormGains::folded;
   options.observer = std::move(observer);
   if (capture.progress)
     options.progress = [&](std::string_view, index_t done, index_t total) {
-      capture.progress("capture", done, total);
+      capture.progress(stage, done, total);
     };
   static_cast<void>(hidden_states(cpu, model, windows, options));
 }
@@ -247,7 +247,7 @@ Captured capture_pass(Cpu const& cpu, Model const& model, TokenWindows const& wi
       for (Run& run : runs)
         if (finds_r2_here(run)) find_r2(cpu, model, layer, *rows, run);
   };
-  observed_pass(cpu, model, windows, capture, observer);
+  observed_pass(cpu, model, windows, capture, "capture", observer);
   Captured captured;
   if (as_given) captured.inputs = r1_sample.rows();
   if (centred)
@@ -280,7 +280,7 @@ void second_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows
     for (Run& run : runs)
       if (learns_blocks(run)) run.timed([&] { blocks.find(run.options, run.result); });
   };
-  observed_pass(cpu, model, few, capture, observer);
+  observed_pass(cpu, model, few, capture, "after R1", observer);
 }
 
 /// Gives every layer its shifts.

@@ -12,7 +12,7 @@ namespace dartquant::detail {
 [[nodiscard]] Learner learner_of(Cpu const& cpu, ModelCalibrationOptions const& run);
 /// The objective that a run learns on, and the rule that it learns by.
 [[nodiscard]] LearnedObjective objective_of(ModelCalibrationOptions const& run);
-/// The rows of weights that R1 learns on for every row of activations.
+/// The rows of weights that a run learns on for every row of activations.
 [[nodiscard]] double weight_rows_of(ModelCalibrationOptions const& run);
 [[nodiscard]] LearningRule rule_of(ModelCalibrationOptions const& run);
 

@@ -134,6 +134,15 @@ void add_scores(ModelConfig const& config, index_t tokens, Plan& plan) {
                      static_cast<double>(config.hidden);
 }
 
+/// All weights in float, keys and values of all windows. Every token passes over all weights once.
+void add_generating(ModelConfig const& config, index_t windows, index_t seqlen, Plan& plan) {
+  plan.memory_bytes += bytes_of(config.parameters(), 1, 4) + bytes_of(2 * largest_linear(config), 1, 8) +
+                       bytes_of(2 * config.layers * windows * seqlen, config.kv_channels(), 4) +
+                       bytes_of(windows, 2 * config.vocabulary, 4);
+  plan.operations += 2.0 * static_cast<double>(windows * seqlen) * static_cast<double>(config.parameters());
+  plan.disk_bytes = bytes_of(windows, seqlen, 4);
+}
+
 void note_hadamard(ModelConfig const& config, Plan& plan) {
   for (auto const& [name, channels] : {std::pair{"R3", config.head_dim}, {"R4", config.intermediate}}) {
     index_t const block = detail::online_block(channels);
@@ -153,6 +162,7 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
                   " tokens: at least one window of 2 tokens is needed");
   Plan result;
   if (job == Job::round) add_rounding(cpu, config, windows, seqlen, result);
+  else if (job == Job::generate) add_generating(config, windows, seqlen, result);
   else if (!folds) add_forward(cpu, config, windows, seqlen, result);
   if (job == Job::calibrate) {
     add_learning(config, options, capture, windows * seqlen, result);
@@ -175,7 +185,7 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
   }
   constexpr Bytes program = Bytes{48} << 20;  // code, tables, the allocator's slack
   result.memory_bytes += program;
-  note_hadamard(config, result);
+  if (job != Job::generate) note_hadamard(config, result);
   result.seconds = result.operations / measured_speed(cpu);
   return result;
 }

@@ -8,7 +8,7 @@ using namespace dartquant::test;
 
 TEST_CASE("every sub-command explains itself with an example", "[program][help]") {
   for (std::string const command :
-       {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize"}) {
+       {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize", "generate"}) {
     Outcome const help = run_program({command, "--help"});
     INFO(command);
     CHECK(help.code == 0);
@@ -24,7 +24,7 @@ TEST_CASE("the program's own help lists commands and exit codes", "[program][hel
   Outcome const help = run_program({"--help"});
   CHECK(help.code == 0);
   for (char const* const word :
-       {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize", "Exit codes", "130"})
+       {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize", "generate", "Exit codes", "130"})
     CHECK(help.out.find(word) != help.out.npos);
   CHECK(run_program({"--version"}).out.starts_with("dartquant 0."));
 }

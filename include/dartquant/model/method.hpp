@@ -105,7 +105,7 @@ struct MethodTraits {
   std::optional<double> smoothing{};  ///< alpha of DuQuant's smoothing of the four inputs; absent: none
   /// Its weights are rounded in ranges that are learned, whatever rounding was asked for.
   bool learned_clip = false;
-  /// Rows of weights that R1 also learns on, for every row of activations.
+  /// Rows of weights that its rotations also learn on, for every row of activations.
   double weight_rows = 0;
 
   [[nodiscard]] constexpr bool rotates() const { return source != RotationSource::none; }

@@ -31,7 +31,8 @@ struct ModelCalibrationOptions {
   LearningOptions r1{}, r2{};
   std::optional<LearningRule> rule{};           ///< in the place of the method's own, where it learns
   std::optional<LearnedObjective> objective{};  ///< likewise
-  /// Rows of weights that R1 learns on for every row of activations; absent: as many as the method does.
+  /// Rows of weights that rotations learn on for every row of activations: R1 on those of the maps that read the
+  /// residual stream, R2 and blocks on those that read their input. Absent: as many as the method does.
   std::optional<double> weight_rows{};
   /// Channels of a block of the transforms of single layers; where it does not divide them, the largest
   /// smaller block that does.
@@ -43,13 +44,14 @@ struct ModelCalibrationOptions {
 };
 
 /// The bounded, seeded sample that calibration keeps of one full-precision pass (gains folded, unrotated),
-/// one layer in memory at a time. Every row of a site has the same chance to be kept.
+/// one layer in memory at a time. Every row of a site has the same chance to be kept. What learns on rows of
+/// weights, which R1 turns, takes its rows of activations in a second pass over at most 2 r2_rows tokens.
 struct CaptureOptions {
   index_t r1_rows = 65536;   ///< rows kept of the q_proj and up_proj inputs of all layers, pooled
   index_t r2_rows = 16384;   ///< rows kept of a layer's o_proj inputs; dropped once its R2 are found
   index_t site_rows = 1024;  ///< rows kept of each input of a layer that gets a transform of its own
   std::uint64_t seed = 0;
-  Progress progress{};  ///< stages "capture" (layers) and "calibrate" (runs)
+  Progress progress{};  ///< stages "capture" (layers), "calibrate" (runs), maybe "after R1" (layers again)
 
   /// Errors: InvalidArgument.
   void validate() const;
@@ -146,7 +148,7 @@ struct FoldCheck {
                                    TokenWindows const& windows, double bound = 1e-4);
 
 /// A job, for `plan`.
-enum class Job { inspect, calibrate, fold, evaluate, round };
+enum class Job { inspect, calibrate, fold, evaluate, round, generate };
 
 /// What a job will need, known before it starts. Upper estimates, not promises.
 struct Plan {

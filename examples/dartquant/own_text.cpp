@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "own_text.hpp"
+
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include <dartquant/core/error.hpp>
+#include <dartquant/model/generate.hpp>
+#include <dartquant/model/pipeline.hpp>
+
+#include "report.hpp"
+#include "units.hpp"
+#include "windows.hpp"
+
+namespace dartquant::program {
+namespace {
+
+/// 0 where the system does not tell.
+std::uint64_t memory_of_machine() {
+  long const pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) : 0;
+}
+
+/// Errors: InvalidArgument.
+Plan fitting_plan(Machine const& machine, Model const& model, index_t windows, index_t seqlen) {
+  constexpr index_t most = index_t{1} << 24;  // no product of sizes below overflows
+  detail::require(windows <= most, windows, " windows: at most ", most, " can be written");
+  Plan needed = plan(machine.cpu, model, Job::generate, windows, seqlen);
+  std::uint64_t const memory = memory_of_machine();
+  detail::require(memory == 0 || needed.memory_bytes <= memory, name_of(model), " takes ",
+                  format_bytes(needed.memory_bytes), " of memory to write ", windows, " windows of ", seqlen,
+                  " tokens, and this machine has ", format_bytes(memory),
+                  ": give a text to learn from (--text), or ask for fewer windows or tokens");
+  return needed;
+}
+
+}  // namespace
+
+TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Model const& model,
+                            OwnText const& wanted, ProgressDisplay& progress) {
+  bool const given = wanted.source.given();
+  detail::require(!given || wanted.prompt < wanted.seqlen, "--prompt ", wanted.prompt, ": windows have ",
+                  wanted.seqlen, " tokens, and nothing would be left to write");
+  TokenWindows prompts;
+  if (given) prompts = spread_windows(model, wanted.source, wanted.prompt, wanted.windows);
+  index_t const windows = given ? prompts.rows() : wanted.windows;
+  Plan const needed = fitting_plan(machine, model, windows, wanted.seqlen);
+  if (!given) prompts = random_prompts(model.config(), windows, flags.seed);
+  print_plan(flags, machine.device,
+             fmt::format("let {} write {} windows of {} tokens", name_of(model), windows, wanted.seqlen), needed);
+  progress.start("generate");
+  TokenWindows written = generate(machine.cpu, model, prompts,
+                                  {.tokens = wanted.seqlen,
+                                   .temperature = wanted.temperature,
+                                   .seed = flags.seed,
+                                   .progress = progress.callback()});
+  progress.finish();
+  return written;
+}
+
+}  // namespace dartquant::program

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <set>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <dartquant/io/npy.hpp>
+#include <dartquant/io/safetensors.hpp>
+
+#include "run_program.hpp"
+#include "support/catch.hpp"
+
+using namespace dartquant::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string const model = tiny_llama().string(), text = (tiny_llama() / "calibration.txt").string();
+
+std::vector<std::string> generate_line(std::string const& output, std::vector<std::string> const& more = {}) {
+  std::vector<std::string> line{"generate", model,  "--windows", "6", "--seqlen", "32",
+                                "--seed",   "3",    "-o",        output};
+  line.insert(line.end(), more.begin(), more.end());
+  return line;
+}
+
+}  // namespace
+
+TEST_CASE("the model writes its own text, the same for any threads", "[program][generate]") {
+  Scratch const scratch;
+  Outcome const first =
+      run_program(generate_line(scratch / "a.npy", {"--threads", "1", "--json", scratch / "a.json"}));
+  REQUIRE(first.code == 0);
+  CHECK(first.out.find("6 windows of 32 tokens") != first.out.npos);
+  REQUIRE(run_program(generate_line(scratch / "b.npy", {"--threads", "4"})).code == 0);
+  CHECK(read_file(scratch / "a.npy") == read_file(scratch / "b.npy"));
+  auto const ids = dartquant::read_npy_integers(scratch / "a.npy");
+  REQUIRE(ids.size() == 6 * 32);
+  CHECK(std::set(ids.begin(), ids.end()).size() > 20);
+  auto const report = nlohmann::json::parse(read_file(scratch / "a.json"));
+  CHECK(report["windows"] == 6);
+  CHECK(report["prompt"] == 1);
+  CHECK(report["beginning"].get<std::string>().size() > 10);
+}
+
+TEST_CASE("a text begins what the model writes", "[program][generate]") {
+  Scratch const scratch;
+  REQUIRE(run_program({"tokenize", model, "--text", text, "-o", scratch / "text.npy"}).code == 0);
+  REQUIRE(run_program(generate_line(scratch / "a.npy", {"--text", text, "--prompt", "5"})).code == 0);
+  REQUIRE(
+      run_program(generate_line(scratch / "b.npy", {"--tokens", scratch / "text.npy", "--prompt", "5"})).code ==
+      0);
+  CHECK(read_file(scratch / "a.npy") == read_file(scratch / "b.npy"));
+  auto const ids = dartquant::read_npy_integers(scratch / "text.npy"),
+             written = dartquant::read_npy_integers(scratch / "a.npy");
+  CHECK(std::vector(written.begin(), written.begin() + 5) == std::vector(ids.begin(), ids.begin() + 5));
+}
+
+TEST_CASE("calibrate without a text learns on what the model writes", "[program][generate]") {
+  Scratch const scratch;
+  std::vector<std::string> const learning{"--samples", "8", "--seqlen", "32", "--epochs", "1", "--r2-epochs", "1"};
+  auto const calibrate = [&](std::string const& output, std::vector<std::string> const& more) {
+    std::vector<std::string> line{"calibrate", model, "-o", output};
+    line.insert(line.end(), learning.begin(), learning.end());
+    line.insert(line.end(), more.begin(), more.end());
+    return run_program(line);
+  };
+  Outcome const own = calibrate(scratch / "own.safetensors", {});
+  REQUIRE(own.code == 0);
+  CHECK(own.err.find("let tiny-llama write 8 windows of 32 tokens") != own.err.npos);
+  REQUIRE(run_program({"generate", model, "--windows", "8", "--seqlen", "32", "-o", scratch / "ids.npy"}).code == 0);
+  REQUIRE(calibrate(scratch / "read.safetensors", {"--tokens", scratch / "ids.npy"}).code == 0);
+  auto const r1 = [&](char const* file) {
+    dartquant::SafetensorsFile const opened(scratch / file);
+    dartquant::Tensor const* const tensor = opened.find("R1");
+    REQUIRE(tensor != nullptr);
+    return opened.read_matrix<double>(*tensor);
+  };
+  CHECK(r1("own.safetensors") == r1("read.safetensors"));
+}
+
+TEST_CASE("what cannot be written is one sentence", "[program][generate]") {
+  Scratch const scratch;
+  auto const refused = [&](std::vector<std::string> const& more, char const* part, int code) {
+    Outcome const outcome = run_program(generate_line(scratch / "x.npy", more));
+    INFO("stderr: " << outcome.err);
+    CHECK(outcome.code == code);
+    CHECK(one_sentence(outcome.err));
+    CHECK(outcome.err.find(part) != outcome.err.npos);
+    CHECK(!fs::exists(scratch / "x.npy"));
+  };
+  refused({"--text", text, "--prompt", "32"}, "nothing would be left to write", 2);
+  refused({"--temperature", "-1"}, "--temperature", 2);
+  refused({"--text", scratch / "none.txt"}, "none.txt", 6);
+  auto const large = [&](char const* windows, char const* part) {
+    Outcome const outcome = run_program({"generate", model, "--windows", windows, "-o", scratch / "x.npy"});
+    CHECK(outcome.code == 2);
+    CHECK(outcome.err.find(part) != outcome.err.npos);
+  };
+  large("16000000", "of memory to write");
+  large("9000000000000000000", "at most 16777216");
+  CHECK(run_program({"generate", model, "--seqlen", "129", "-o", scratch / "x.npy"}).code == 2);
+  CHECK(run_program({"generate", model, "-o", scratch / "none" + std::string("/x.npy")}).code == 6);
+}
