@@ -86,10 +86,9 @@ void run(CalibrateFlags const& flags) {
   index_t const seqlen = window_length(model, flags.seqlen);
   ProgressDisplay progress(flags.common.detail());
   TokenWindows const windows =
-      flags.source.given()
-          ? spread_windows(model, flags.source, seqlen, flags.learning.samples)
-          : write_own_text(flags.common, machine, model,
-                           {.windows = flags.learning.samples, .seqlen = seqlen}, progress);
+      flags.source.given() ? spread_windows(model, flags.source, seqlen, flags.learning.samples)
+                           : write_own_text(flags.common, machine, model,
+                                            {.windows = flags.learning.samples, .seqlen = seqlen}, progress);
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
   print_plan(flags.common, machine.device,
              fmt::format("learn {} of {} on {} windows of {} tokens", active.name(), name_of(model),
@@ -101,8 +100,12 @@ void run(CalibrateFlags const& flags) {
   progress.finish();
   write_rotations(found, flags.output, active, windows, flags.source);
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  Json report{{"model", name_of(model)},    {"device", machine.device},  {"output", flags.output},
-              {"rotations", active.name()}, {"windows", windows.rows()}, {"seqlen", seqlen},
+  Json report{{"model", name_of(model)},
+              {"device", machine.device},
+              {"output", flags.output},
+              {"rotations", active.name()},
+              {"windows", windows.rows()},
+              {"seqlen", seqlen},
               {"text", flags.source.given() ? flags.source.file() : "written by the model"}};
   report.update(to_json(found));
   report["total_seconds"] = seconds;
@@ -117,7 +120,8 @@ void run(CalibrateFlags const& flags) {
 
 void add_calibrate(CLI::App& program) {
   auto const flags = std::make_shared<CalibrateFlags>();
-  CLI::App* const command = program.add_subcommand("calibrate", "Learn the rotations R1 and R2 from a text, or from one that the model writes");
+  CLI::App* const command = program.add_subcommand(
+      "calibrate", "Learn the rotations R1 and R2 from a text, or from one that the model writes");
   add_common_flags(*command, flags->common);
   add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text,--calibration", "--tokens,--calibration-tokens",

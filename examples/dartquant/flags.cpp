@@ -156,9 +156,8 @@ void add_learning_flags(CLI::App& command, LearningFlags& flags) {
       ->type_name("NAME")
       ->group(group);
   command
-      .add_option(
-          "--weight-rows", flags.weight_rows,
-          "rows of weights to learn on for every row of activations; default that of the method")
+      .add_option("--weight-rows", flags.weight_rows,
+                  "rows of weights to learn on for every row of activations; default that of the method")
       ->check(CLI::Range(0.0, 16.0))
       ->type_name("SHARE")
       ->group(group);

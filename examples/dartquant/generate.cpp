@@ -68,15 +68,21 @@ void run(GenerateFlags const& flags) {
   TemporaryFiles const guard;
   write_npy(flags.output, std::vector<std::int32_t>(windows.data(), windows.data() + windows.size()));
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  Json report{{"model", name_of(model)},  {"output", flags.output},       {"windows", windows.rows()},
-              {"seqlen", windows.cols()}, {"prompt", wanted.source.given() ? wanted.prompt : 1}, {"temperature", wanted.temperature},
-              {"seed", flags.common.seed}, {"total_seconds", seconds}};
+  Json report{{"model", name_of(model)},
+              {"output", flags.output},
+              {"windows", windows.rows()},
+              {"seqlen", windows.cols()},
+              {"prompt", wanted.source.given() ? wanted.prompt : 1},
+              {"temperature", wanted.temperature},
+              {"seed", flags.common.seed},
+              {"total_seconds", seconds}};
   std::optional<std::string> const text = beginning(model, windows);
   if (text) report["beginning"] = *text;
   write_json(flags.common.json, report);
   if (text) fmt::print("{} wrote: {} ...\n", bold(name_of(model)), *text);
-  fmt::print("Wrote {}: {} windows of {} tokens in {}; learn from it with --tokens {} --seqlen {}\n", flags.output,
-             windows.rows(), windows.cols(), format_seconds(seconds), flags.output, windows.cols());
+  fmt::print("Wrote {}: {} windows of {} tokens in {}; learn from it with --tokens {} --seqlen {}\n",
+             flags.output, windows.rows(), windows.cols(), format_seconds(seconds), flags.output,
+             windows.cols());
 }
 
 }  // namespace
@@ -87,7 +93,8 @@ void add_generate(CLI::App& program) {
       program.add_subcommand("generate", "Let the model write its own text to learn from");
   add_common_flags(*command, flags->common);
   add_device_flag(*command, flags->common);
-  add_text_flags(*command, flags->text.source, "--text", "--tokens", "whose windows' first tokens begin those to write");
+  add_text_flags(*command, flags->text.source, "--text", "--tokens",
+                 "whose windows' first tokens begin those to write");
   command->add_option("--prompt", flags->text.prompt, "tokens of such a text in each window")
       ->type_name("N")
       ->check(at_least(2))

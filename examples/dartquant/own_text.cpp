@@ -48,7 +48,8 @@ TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Mo
   Plan const needed = fitting_plan(machine, model, windows, wanted.seqlen);
   if (!given) prompts = random_prompts(model.config(), windows, flags.seed);
   print_plan(flags, machine.device,
-             fmt::format("let {} write {} windows of {} tokens", name_of(model), windows, wanted.seqlen), needed);
+             fmt::format("let {} write {} windows of {} tokens", name_of(model), windows, wanted.seqlen),
+             needed);
   progress.start("generate");
   TokenWindows written = generate(machine.cpu, model, prompts,
                                   {.tokens = wanted.seqlen,

@@ -18,7 +18,8 @@ struct OwnText {
 
 /// Lets the model write, after saying what that takes. Errors: InvalidArgument where that is more than the
 /// memory of this machine; those of the source and of generate.
-[[nodiscard]] TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Model const& model,
-                                          OwnText const& wanted, ProgressDisplay& progress);
+[[nodiscard]] TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine,
+                                          Model const& model, OwnText const& wanted,
+                                          ProgressDisplay& progress);
 
 }  // namespace dartquant::program

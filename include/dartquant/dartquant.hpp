@@ -80,10 +80,10 @@
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
 #include <dartquant/model/forward.hpp>
+#include <dartquant/model/generate.hpp>
 #include <dartquant/model/learner.hpp>
 #include <dartquant/model/make_learner.hpp>
 #include <dartquant/model/method.hpp>
-#include <dartquant/model/generate.hpp>
 #include <dartquant/model/pipeline.hpp>
 #include <dartquant/model/quantization_errors.hpp>
 #include <dartquant/model/quantized_folder.hpp>

@@ -133,7 +133,8 @@ void attention_to_cache(Cpu const& cpu, ModelConfig const& config, index_t windo
   float const scale = scale_of(config);
   auto const cap = static_cast<float>(config.attention_cap);
   cpu.parallel_for(Q.rows() * config.heads, 1, [&](index_t item, index_t) {
-    index_t const sequence = item / config.heads, head = item % config.heads, column = head / group * head_dim;
+    index_t const sequence = item / config.heads, head = item % config.heads,
+                  column = head / group * head_dim;
     auto const k = as_eigen(cache.keys(sequence).block(tokens - seen, column, seen, head_dim));
     auto const v = as_eigen(cache.values(sequence).block(tokens - seen, column, seen, head_dim));
     RowMatrix<float> S = scale * (as_eigen(Q.block(sequence, head * head_dim, 1, head_dim)) * k.transpose());

@@ -20,8 +20,8 @@ struct Positions {
   index_t first, count;
 };
 
-/// Turns the pairs (i, i + rotary / 2) of every head of X [sequences * positions, heads * head_dim], in place:
-/// the layout of Hugging Face checkpoints.
+/// Turns the pairs (i, i + rotary / 2) of every head of X [sequences * positions, heads * head_dim], in
+/// place: the layout of Hugging Face checkpoints.
 void apply_rope(Cpu const& cpu, RopeTable const& table, Positions positions, index_t head_dim,
                 MatrixView<float> X);
 

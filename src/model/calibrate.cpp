@@ -139,9 +139,8 @@ void find_r2(Cpu const& cpu, Model const& model, index_t layer, MatrixView<float
       run.result.rotations.r2.push_back(random_heads(config, seed));
       return;
     }
-    RowMatrix<float> const extended =
-        detail::with_weight_rows_of(cpu, model, run.result.rotations, layer, Site::o_proj_input, X,
-                                    detail::weight_rows_of(options));
+    RowMatrix<float> const extended = detail::with_weight_rows_of(
+        cpu, model, run.result.rotations, layer, Site::o_proj_input, X, detail::weight_rows_of(options));
     HeadCalibration found =
         learner_of(cpu, options)
             .heads(extended.size() != 0 ? extended : X, config.heads, config.kv_heads,
@@ -205,7 +204,8 @@ struct Captured {
   [[nodiscard]] RowMatrix<float> const& of(Run const& run) const { return centres(run) ? centred : inputs; }
 };
 
-/// Runs the model in full precision, gains folded and nothing rotated; `stage` is what its progress is called.
+/// Runs the model in full precision, gains folded and nothing rotated; `stage` is what its progress is
+/// called.
 void observed_pass(Cpu const& cpu, Model const& model, TokenWindows const& windows,
                    CaptureOptions const& capture, std::string_view stage, Observer observer) {
   ForwardOptions options;
@@ -322,9 +322,8 @@ ModelCalibration finished(Model const& model, Run& run) {
   ModelCalibration& result = run.result;
   result.method = run.options.method;
   result.seed = run.options.seed;
-  std::ranges::stable_sort(result.transforms, {}, [](TransformSummary const& one) {
-    return std::pair(one.layer, one.site);
-  });
+  std::ranges::stable_sort(result.transforms, {},
+                           [](TransformSummary const& one) { return std::pair(one.layer, one.site); });
   for (std::string& note :
        detail::transform_notes(traits(run.options.method), model.config(), run.options.block))
     result.notes.push_back(std::move(note));

@@ -67,8 +67,8 @@ class DecoderLayer {
   void attend(LayerWeights const& weights, index_t layer, index_t first_token, MatrixView<float> hidden);
   void feed_forward(LayerWeights const& weights, index_t layer, index_t first_token,
                     MatrixView<float> hidden);
-  /// hidden [sequences, hidden], the next token of each: the first half, looking back into the layer's `cache`,
-  /// which takes the token.
+  /// hidden [sequences, hidden], the next token of each: the first half, looking back into the layer's
+  /// `cache`, which takes the token.
   void attend_next(LayerWeights const& weights, index_t layer, KeyValueCache& cache,
                    MatrixView<float> hidden);
   /// The half that `last`, the input of a linear map, lies in, up to there: `hidden` stays as it is.

@@ -21,13 +21,13 @@ struct SearchedInput {
   Linear reader;
 };
 constexpr std::array searched_inputs{SearchedInput{Site::q_proj_input, &LayerTransforms::q_proj_input,
-                                          &LayerTransforms::attention_scale, Linear::q_proj},
-                            SearchedInput{Site::o_proj_input, &LayerTransforms::o_proj_input,
-                                          &LayerTransforms::value_scale, Linear::o_proj},
-                            SearchedInput{Site::up_proj_input, &LayerTransforms::up_proj_input,
-                                          &LayerTransforms::mlp_scale, Linear::up_proj},
-                            SearchedInput{Site::down_proj_input, &LayerTransforms::down_proj_input,
-                                          &LayerTransforms::down_scale, Linear::down_proj}};
+                                                   &LayerTransforms::attention_scale, Linear::q_proj},
+                                     SearchedInput{Site::o_proj_input, &LayerTransforms::o_proj_input,
+                                                   &LayerTransforms::value_scale, Linear::o_proj},
+                                     SearchedInput{Site::up_proj_input, &LayerTransforms::up_proj_input,
+                                                   &LayerTransforms::mlp_scale, Linear::up_proj},
+                                     SearchedInput{Site::down_proj_input, &LayerTransforms::down_proj_input,
+                                                   &LayerTransforms::down_scale, Linear::down_proj}};
 
 index_t channels_of(Site site, ModelConfig const& config) {
   if (site == Site::o_proj_input) return config.query_channels();
@@ -171,7 +171,8 @@ void LayerTransformSearch::find(ModelCalibrationOptions const& run, ModelCalibra
     RowMatrix<double> const X = smoothed(searched_inputs[i].site, layer.*searched_inputs[i].scale);
     DuQuantOptions options = chain_options(method.sites);
     options.block = block_of(method.sites, X.cols(), run.block);
-    options.seed = Philox(run.seed, 0x4451u).bits(static_cast<std::uint64_t>(layer_) * searched_inputs.size() + i);
+    options.seed =
+        Philox(run.seed, 0x4451u).bits(static_cast<std::uint64_t>(layer_) * searched_inputs.size() + i);
     DuQuantResult found = duquant_transform(cpu_, MatrixView<double const>(X), options);
     result.transforms.push_back(summary_of(searched_inputs[i].site, layer_, options.block, found));
     layer.*searched_inputs[i].transform = std::move(found.transform);

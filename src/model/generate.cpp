@@ -67,8 +67,9 @@ class Generator {
                        0.0f, MatrixView<float>(logits_).columns(head_.first(block), head_.count(block)));
     head_.cap(logits_);
     if (!logits_.allFinite())
-      detail::fail(Error::Kind::numerics, "[generate] ", model_.folder().string(), ": the logits after token ",
-                   position, " are not finite: the weights overflow float32 or are damaged");
+      detail::fail(Error::Kind::numerics, "[generate] ", model_.folder().string(),
+                   ": the logits after token ", position,
+                   " are not finite: the weights overflow float32 or are damaged");
     return logits_;
   }
 

@@ -20,8 +20,8 @@ namespace dartquant::detail {
 /// gains folded, scaled to a trace of `hidden` (OutputError::factor). One tensor in memory at a time.
 [[nodiscard]] RowMatrix<double> output_factor(Cpu const& cpu, Model const& model);
 
-/// Of `windows`, how many the second pass of a calibration runs over: so many that the samples of one layer are
-/// filled twice.
+/// Of `windows`, how many the second pass of a calibration runs over: so many that the samples of one layer
+/// are filled twice.
 [[nodiscard]] index_t second_pass_windows(index_t windows, index_t seqlen, CaptureOptions const& capture);
 
 }  // namespace dartquant::detail

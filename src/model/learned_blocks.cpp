@@ -30,8 +30,9 @@ std::uint64_t site_seed(ModelCalibrationOptions const& run, index_t layer, Site 
 
 /// `chain`, then one rotation per block, each learned on its own channels of `rows` from the identity on. The
 /// first `reported` of them, which have been through `chain`, are what is reported on.
-Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> rows, index_t reported, Site site,
-                      ModelCalibrationOptions const& run, index_t layer, ModelCalibration& result) {
+Transform with_blocks(Cpu const& cpu, Transform chain, MatrixView<float const> rows, index_t reported,
+                      Site site, ModelCalibrationOptions const& run, index_t layer,
+                      ModelCalibration& result) {
   index_t const block = block_of(SiteChain::learned_blocks, rows.cols(), run.block);
   index_t const blocks = rows.cols() / block;
   if (block == 1) return chain;
@@ -77,7 +78,8 @@ void learn_input_blocks(Cpu const& cpu, Model const& model, MatrixView<float con
   }
 }
 
-LearnedBlocks::LearnedBlocks(Cpu const& cpu, Model const& model, index_t tokens, CaptureOptions const& capture)
+LearnedBlocks::LearnedBlocks(Cpu const& cpu, Model const& model, index_t tokens,
+                             CaptureOptions const& capture)
     : cpu_(cpu),
       model_(model),
       tokens_(tokens),
@@ -112,8 +114,8 @@ RowMatrix<float> LearnedBlocks::centred_keys() const {
   return Eigen::Map<RowMatrix<float> const>(K.data(), K.rows() * config.kv_heads, config.head_dim);
 }
 
-Transform LearnedBlocks::mixed_blocks(RowMatrix<float> const& X, Site site, ModelCalibrationOptions const& run,
-                                      ModelCalibration& result) const {
+Transform LearnedBlocks::mixed_blocks(RowMatrix<float> const& X, Site site,
+                                      ModelCalibrationOptions const& run, ModelCalibration& result) const {
   Transform const chain = Transform(X.cols()).then(Hadamard(X.cols(), online_block(X.cols())));
   RowMatrix<float> learned = learned_rows(cpu_, model_, layer_, site, X, run, result);
   chain.apply(cpu_, MatrixView<float>(learned));

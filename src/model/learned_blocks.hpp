@@ -11,8 +11,8 @@
 
 namespace dartquant::detail {
 
-/// Finds the transforms of SiteChain::learned_blocks, once R1 and R2 are known. Those of the q_proj and up_proj
-/// inputs come from the rows that R1 was learned on: a learned rotation per block. `rows` are
+/// Finds the transforms of SiteChain::learned_blocks, once R1 and R2 are known. Those of the q_proj and
+/// up_proj inputs come from the rows that R1 was learned on: a learned rotation per block. `rows` are
 /// CentredSample::rows, `starts` its starts. Precondition: the transforms of the layers are in `result`.
 void learn_input_blocks(Cpu const& cpu, Model const& model, MatrixView<float const> rows,
                         std::vector<index_t> const& starts, ModelCalibrationOptions const& run,
@@ -24,8 +24,8 @@ void learn_input_blocks(Cpu const& cpu, Model const& model, MatrixView<float con
 ///   down_proj input  likewise, in the place of R4
 ///   keys             one learned rotation of head_dim about their mean, in the place of R3
 ///
-/// All inputs are learned on their own rows and on as many rows of the weights that read them as the run says.
-/// Memory: a bounded sample of rows of each, of the present layer.
+/// All inputs are learned on their own rows and on as many rows of the weights that read them as the run
+/// says. Memory: a bounded sample of rows of each, of the present layer.
 class LearnedBlocks {
  public:
   /// A pass over `tokens` tokens. All references must outlive this.
@@ -41,8 +41,8 @@ class LearnedBlocks {
   [[nodiscard]] RowMatrix<float> output_inputs(Rotations const& rotations) const;
   [[nodiscard]] RowMatrix<float> centred_keys() const;
   /// A Hadamard transform, then blocks learned on `X` and on rows of the weights.
-  [[nodiscard]] Transform mixed_blocks(RowMatrix<float> const& X, Site site, ModelCalibrationOptions const& run,
-                                       ModelCalibration& result) const;
+  [[nodiscard]] Transform mixed_blocks(RowMatrix<float> const& X, Site site,
+                                       ModelCalibrationOptions const& run, ModelCalibration& result) const;
 
   Cpu const& cpu_;
   Model const& model_;

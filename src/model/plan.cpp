@@ -166,7 +166,8 @@ Plan plan(Cpu const& cpu, Model const& model, Job job, index_t windows, index_t 
   else if (!folds) add_forward(cpu, config, windows, seqlen, result);
   if (job == Job::calibrate) {
     add_learning(config, options, capture, windows * seqlen, result);
-    add_second_pass(cpu, config, options, detail::second_pass_windows(windows, seqlen, capture), seqlen, result);
+    add_second_pass(cpu, config, options, detail::second_pass_windows(windows, seqlen, capture), seqlen,
+                    result);
     result.disk_bytes = bytes_of(config.hidden, config.hidden, 8) +
                         bytes_of(config.layers * config.kv_heads * config.head_dim, config.head_dim, 8);
   }

@@ -19,8 +19,8 @@ namespace dartquant::detail {
 [[nodiscard]] index_t rows_of_group(Cpu const& cpu, index_t tokens);
 
 /// The embedding of every token [tokens, hidden], learned positions added: the first token of a window is at
-/// `first_position`. Each row of the matrix that is used at all is read and turned once, a bounded number at a
-/// time.
+/// `first_position`. Each row of the matrix that is used at all is read and turned once, a bounded number at
+/// a time.
 [[nodiscard]] RowMatrix<float> embed(FoldedWeights const& weights, TokenWindows const& windows,
                                      index_t first_position = 0);
 

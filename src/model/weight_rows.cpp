@@ -58,7 +58,9 @@ RowMatrix<float> with_weight_rows_of(Cpu const& cpu, Model const& model, Rotatio
                                      index_t layer, Site site, MatrixView<float const> X, double share) {
   index_t const count = count_of(X, share);
   if (count == 0) return {};
-  auto const reads = [site](LayerLinear const& linear) { return linear.quantized() && input_of(linear.linear) == site; };
+  auto const reads = [site](LayerLinear const& linear) {
+    return linear.quantized() && input_of(linear.linear) == site;
+  };
   RotationSet const active{.r1 = true, .r2 = static_cast<std::size_t>(layer) < rotations.r2.size()};
   FoldedWeights const weights(cpu, model, &rotations, active, NormGains::folded);
   return below(cpu, X, weight_rows(weights, model, layer, layer + 1, reads, count, X.cols()));

@@ -18,8 +18,8 @@ namespace dartquant::detail {
                                                 double share);
 
 /// The same for one input of one layer: rows of the maps that read it, with R1 and the layer's R2 where
-/// `rotations` have them. Preconditions: a Site of a linear map's input; the layer has no transform of that input yet;
-/// no experts.
+/// `rotations` have them. Preconditions: a Site of a linear map's input; the layer has no transform of that
+/// input yet; no experts.
 [[nodiscard]] RowMatrix<float> with_weight_rows_of(Cpu const& cpu, Model const& model,
                                                    Rotations const& rotations, index_t layer, Site site,
                                                    MatrixView<float const> X, double share);

@@ -45,8 +45,8 @@ void release_pages(Checkpoint const& checkpoint) {
   for (TensorFile const& file : checkpoint.files())
     for (Tensor const& tensor : file.tensors()) file.release(tensor);
 #if defined(__GLIBC__)
-  // Aligned blocks of many sizes leave holes in glibc's heap that it neither reuses nor gives back: a second fold
-  // in one process held 88 MB where the first held 17.
+  // Aligned blocks of many sizes leave holes in glibc's heap that it neither reuses nor gives back: a second
+  // fold in one process held 88 MB where the first held 17.
   ::malloc_trim(0);
 #endif
 }

@@ -12,6 +12,7 @@
 #include <dartquant/core/matrix.hpp>
 #include <dartquant/model/architecture.hpp>
 #include <dartquant/model/fold.hpp>
+#include <dartquant/model/forward.hpp>
 #include <dartquant/transform/hadamard.hpp>
 
 #include "model/layout.hpp"
@@ -31,8 +32,9 @@ template <class T>
 /// The input that a map reads.
 [[nodiscard]] Site input_of(Linear linear);
 
-/// Gives all pages of the checkpoint and the holes of the heap back to the system. A read maps some pages of the
-/// neighbours as well, so giving back only what was read would let resident memory grow with the number of tensors.
+/// Gives all pages of the checkpoint and the holes of the heap back to the system. A read maps some pages of
+/// the neighbours as well, so giving back only what was read would let resident memory grow with the number
+/// of tensors.
 void release_pages(Checkpoint const& checkpoint);
 
 /// How `quantization` rounds a weight [out, in].

@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "support/synthetic.hpp"
 #include "support/catch.hpp"
+#include "support/synthetic.hpp"
 
 using namespace dartquant;
 using dartquant::testing::gaussian;
@@ -179,7 +179,8 @@ TEST_CASE("the vectorised exponential is exp to two units in the last place", "[
   float worst = 0;
   for (float x = 0; x > -87; x = std::nextafter(x * 1.0001F, -88.0F)) {
     double const exact = std::exp(static_cast<double>(x));
-    float const error = static_cast<float>(std::abs(static_cast<double>(detail::exp_nonpositive(x)) - exact) / exact);
+    float const error =
+        static_cast<float>(std::abs(static_cast<double>(detail::exp_nonpositive(x)) - exact) / exact);
     worst = std::max(worst, error);
   }
   CHECK(worst <= 2 * std::numeric_limits<float>::epsilon());

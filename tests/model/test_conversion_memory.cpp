@@ -59,11 +59,12 @@ TEST_CASE("conversion holds a few tensors of one layer, never the checkpoint", "
   shape.layers = 2;
   Model const shallow = Model::open(write_synthetic(folder / "shallow", shape));
 
-  // Beside the same job on two layers of the same shape, which takes the code, the buffers and the tensors in work
-  // as well: 14 more layers, 29 MB, may cost three at most. Which pages of the program are resident is the kernel's
-  // decision and differs by MB from run to run.
+  // Beside the same job on two layers of the same shape, which takes the code, the buffers and the tensors in
+  // work as well: 14 more layers, 29 MB, may cost three at most. Which pages of the program are resident is
+  // the kernel's decision and differs by MB from run to run.
   auto const fold_it = [&](Model const& of, char const* to) {
-    return peak([&] { static_cast<void>(fold(cpu, of, rotations, folder / to, {.rotations = {.r1 = true}})); });
+    return peak(
+        [&] { static_cast<void>(fold(cpu, of, rotations, folder / to, {.rotations = {.r1 = true}})); });
   };
   double const folding = fold_it(model, "folded") - fold_it(shallow, "shallow-folded");
   CHECK(folding < 3 * layer);

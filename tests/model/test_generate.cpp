@@ -104,7 +104,8 @@ TEST_CASE("what cannot be generated is refused", "[generate]") {
   REQUIRE_INVALID(with(model.config().positions + 1, 1), "positions");
   REQUIRE_INVALID(with(8, -1), "temperature -1");
   REQUIRE_INVALID(with(8, std::nan("")), "temperature nan");
-  REQUIRE_INVALID(generate(cpu, model, TokenWindows::Constant(1, 2, vocabulary), {.tokens = 8}), "vocabulary");
+  REQUIRE_INVALID(generate(cpu, model, TokenWindows::Constant(1, 2, vocabulary), {.tokens = 8}),
+                  "vocabulary");
   REQUIRE_INVALID(generate(cpu, model, TokenWindows(0, 2), {.tokens = 8}), "at least one token");
   REQUIRE_INVALID(random_prompts(model.config(), 0, 1), "0 windows");
 }

@@ -96,7 +96,8 @@ TEST_CASE("rows of weights of one input are those of its own maps, times R1", "[
   }
 }
 
-TEST_CASE("rows of weights that write the stream are turned by R1, those of o_proj by R2 as well", "[calibrate]") {
+TEST_CASE("rows of weights that write the stream are turned by R1, those of o_proj by R2 as well",
+          "[calibrate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
   ModelConfig const& config = model.config();
@@ -108,11 +109,13 @@ TEST_CASE("rows of weights that write the stream are turned by R1, those of o_pr
   for (index_t layer = 0; layer < config.layers; ++layer) {
     rotations.r2.emplace_back();
     for (index_t head = 0; head < config.kv_heads; ++head)
-      rotations.r2.back().push_back(random_hadamard(config.head_dim, static_cast<std::uint64_t>(9 * layer + head)));
+      rotations.r2.back().push_back(
+          random_hadamard(config.head_dim, static_cast<std::uint64_t>(9 * layer + head)));
   }
   index_t const size = config.head_dim, group = config.heads / config.kv_heads;
   for (index_t head = 0; head < config.heads; ++head)
-    heads.block(head * size, head * size, size, size) = rotations.r2[1][static_cast<std::size_t>(head / group)];
+    heads.block(head * size, head * size, size, size) =
+        rotations.r2[1][static_cast<std::size_t>(head / group)];
   auto const expected = [&](char const* name, RowMatrix<double> const& inputs) {
     RowMatrix<double> const W = model.checkpoint().read_matrix<double>(std::string("model.layers.1.") + name);
     RowMatrix<double> const turned = rotations.r1.transpose() * W * inputs;
@@ -128,7 +131,8 @@ TEST_CASE("rows of weights that write the stream are turned by R1, those of o_pr
   };
   check(Site::o_proj_input, expected("self_attn.o_proj.weight", heads));
   check(Site::down_proj_input,
-        expected("mlp.down_proj.weight", RowMatrix<double>::Identity(config.intermediate, config.intermediate)));
+        expected("mlp.down_proj.weight",
+                 RowMatrix<double>::Identity(config.intermediate, config.intermediate)));
 }
 
 TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {

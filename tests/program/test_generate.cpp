@@ -19,8 +19,8 @@ namespace {
 std::string const model = tiny_llama().string(), text = (tiny_llama() / "calibration.txt").string();
 
 std::vector<std::string> generate_line(std::string const& output, std::vector<std::string> const& more = {}) {
-  std::vector<std::string> line{"generate", model,  "--windows", "6", "--seqlen", "32",
-                                "--seed",   "3",    "-o",        output};
+  std::vector<std::string> line{"generate", model,    "--windows", "6",  "--seqlen",
+                                "32",       "--seed", "3",         "-o", output};
   line.insert(line.end(), more.begin(), more.end());
   return line;
 }
@@ -48,9 +48,8 @@ TEST_CASE("a text begins what the model writes", "[program][generate]") {
   Scratch const scratch;
   REQUIRE(run_program({"tokenize", model, "--text", text, "-o", scratch / "text.npy"}).code == 0);
   REQUIRE(run_program(generate_line(scratch / "a.npy", {"--text", text, "--prompt", "5"})).code == 0);
-  REQUIRE(
-      run_program(generate_line(scratch / "b.npy", {"--tokens", scratch / "text.npy", "--prompt", "5"})).code ==
-      0);
+  REQUIRE(run_program(generate_line(scratch / "b.npy", {"--tokens", scratch / "text.npy", "--prompt", "5"}))
+              .code == 0);
   CHECK(read_file(scratch / "a.npy") == read_file(scratch / "b.npy"));
   auto const ids = dartquant::read_npy_integers(scratch / "text.npy"),
              written = dartquant::read_npy_integers(scratch / "a.npy");
@@ -59,7 +58,8 @@ TEST_CASE("a text begins what the model writes", "[program][generate]") {
 
 TEST_CASE("calibrate without a text learns on what the model writes", "[program][generate]") {
   Scratch const scratch;
-  std::vector<std::string> const learning{"--samples", "8", "--seqlen", "32", "--epochs", "1", "--r2-epochs", "1"};
+  std::vector<std::string> const learning{"--samples", "8", "--seqlen",    "32",
+                                          "--epochs",  "1", "--r2-epochs", "1"};
   auto const calibrate = [&](std::string const& output, std::vector<std::string> const& more) {
     std::vector<std::string> line{"calibrate", model, "-o", output};
     line.insert(line.end(), learning.begin(), learning.end());
@@ -69,7 +69,9 @@ TEST_CASE("calibrate without a text learns on what the model writes", "[program]
   Outcome const own = calibrate(scratch / "own.safetensors", {});
   REQUIRE(own.code == 0);
   CHECK(own.err.find("let tiny-llama write 8 windows of 32 tokens") != own.err.npos);
-  REQUIRE(run_program({"generate", model, "--windows", "8", "--seqlen", "32", "-o", scratch / "ids.npy"}).code == 0);
+  REQUIRE(
+      run_program({"generate", model, "--windows", "8", "--seqlen", "32", "-o", scratch / "ids.npy"}).code ==
+      0);
   REQUIRE(calibrate(scratch / "read.safetensors", {"--tokens", scratch / "ids.npy"}).code == 0);
   auto const r1 = [&](char const* file) {
     dartquant::SafetensorsFile const opened(scratch / file);

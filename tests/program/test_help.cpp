@@ -23,8 +23,8 @@ TEST_CASE("every sub-command explains itself with an example", "[program][help]"
 TEST_CASE("the program's own help lists commands and exit codes", "[program][help]") {
   Outcome const help = run_program({"--help"});
   CHECK(help.code == 0);
-  for (char const* const word :
-       {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize", "generate", "Exit codes", "130"})
+  for (char const* const word : {"inspect", "calibrate", "fold", "quantize", "eval", "compare", "tokenize",
+                                 "generate", "Exit codes", "130"})
     CHECK(help.out.find(word) != help.out.npos);
   CHECK(run_program({"--version"}).out.starts_with("dartquant 0."));
 }

@@ -44,8 +44,9 @@ template <std::floating_point T>
   return static_cast<T>((x > T(0)) - (x < T(0)));
 }
 
-/// exp(x) for x <= 0 to two units in the last place, never below 1e-38. Without a call and without a branch, so that
-/// a loop over it vectorises: exp(n log 2 + r) = 2^n exp(r), |r| <= log(2) / 2, the Taylor polynomial of degree 7.
+/// exp(x) for x <= 0 to two units in the last place, never below 1e-38. Without a call and without a branch,
+/// so that a loop over it vectorises: exp(n log 2 + r) = 2^n exp(r), |r| <= log(2) / 2, the Taylor polynomial
+/// of degree 7.
 [[nodiscard]] DARTQUANT_HD inline float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);
@@ -65,7 +66,8 @@ template <std::floating_point T>
   p = p * r + 1.0F;
   p = p * r + 1.0F;
   // The last bits of `shifted` are n: moved to the exponent's place they multiply by 2^n.
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) + (std::bit_cast<std::uint32_t>(shifted) << 23));
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) +
+                              (std::bit_cast<std::uint32_t>(shifted) << 23));
 #endif
 }
 [[nodiscard]] DARTQUANT_HD inline double exp_nonpositive(double x) {
@@ -204,7 +206,8 @@ struct Peak {
     }
     T const sharpness = T(1) / (static_cast<T>(temperature) * sqrt(squares / static_cast<T>(channels)));
     T const largest = team.template largest<T>(channels, T(0), [&](index_t i) { return abs(x[i]); });
-    team.for_each(channels, [&](index_t i) { slope[i] = detail::exp_nonpositive((abs(x[i]) - largest) * sharpness); });
+    team.for_each(channels,
+                  [&](index_t i) { slope[i] = detail::exp_nonpositive((abs(x[i]) - largest) * sharpness); });
     T const total = team.template sum<T>(channels, [&](index_t i) { return slope[i]; });
     T const peak = team.template sum<T>(channels, [&](index_t i) { return slope[i] * abs(x[i]); }) / total;
     T const spread = team.template sum<T>(channels, [&](index_t i) {

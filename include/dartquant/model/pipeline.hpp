@@ -31,8 +31,8 @@ struct ModelCalibrationOptions {
   LearningOptions r1{}, r2{};
   std::optional<LearningRule> rule{};           ///< in the place of the method's own, where it learns
   std::optional<LearnedObjective> objective{};  ///< likewise
-  /// Rows of weights that rotations learn on for every row of activations: R1 on those of the maps that read the
-  /// residual stream, R2 and blocks on those that read their input. Absent: as many as the method does.
+  /// Rows of weights that rotations learn on for every row of activations: R1 on those of the maps that read
+  /// the residual stream, R2 and blocks on those that read their input. Absent: as many as the method does.
   std::optional<double> weight_rows{};
   /// Channels of a block of the transforms of single layers; where it does not divide them, the largest
   /// smaller block that does.
