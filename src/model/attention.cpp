@@ -96,18 +96,18 @@ void attention(Cpu const& cpu, ModelConfig const& config, Span span, MatrixView<
     // Keys before `begin` are outside the window of every query of the block.
     index_t const begin = span.window == 0 ? 0 : std::max<index_t>(0, first + 1 - span.window),
                   seen = first + rows - begin;
-    auto const q = as_eigen(Q.block(start + first, head * head_dim, rows, head_dim));
-    auto const k = as_eigen(K.block(start + begin, head / group * head_dim, seen, head_dim));
-    auto const v = as_eigen(V.block(start + begin, head / group * head_dim, seen, head_dim));
     RowMatrix<float> S(rows, seen);
-    S.noalias() = scale * (q * k.transpose());
+    gemm_tile<float>(cpu, scale, Q.block(start + first, head * head_dim, rows, head_dim), Op::none,
+                     K.block(start + begin, head / group * head_dim, seen, head_dim), Op::transpose, 0.0f, S);
     if (cap > 0) S = cap * (S.array() / cap).tanh();
     for (index_t row = 0; row < rows; ++row) {
       index_t const end = first + row + 1;  // of the tokens that the query sees
       index_t const oldest = span.window == 0 ? 0 : std::max<index_t>(0, end - span.window);
       softmax_row(S, row, oldest - begin, end - begin);
     }
-    as_eigen(output.block(start + first, head * head_dim, rows, head_dim)).noalias() = S * v;
+    gemm_tile<float>(cpu, 1.0f, S, Op::none,
+                     V.block(start + begin, head / group * head_dim, seen, head_dim), Op::none, 0.0f,
+                     output.block(start + first, head * head_dim, rows, head_dim));
   });
 }
 

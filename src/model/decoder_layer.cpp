@@ -24,6 +24,14 @@ void through_levels(Cpu const& cpu, MatrixView<float> X, QuantizeOptions const& 
   else dequantize(cpu, quantize_int8(cpu, X, options), X);
 }
 
+/// Without float products of an instruction set.
+Cpu on_eigen(Cpu const& cpu) {
+  if (cpu.kernels() == nullptr) return cpu;
+  CpuKernels kernels = *cpu.kernels();
+  kernels.tiles = nullptr;
+  return cpu.with_kernels(kernels);
+}
+
 }  // namespace
 
 std::optional<std::size_t> LayerWeights::find(Linear linear, index_t block) const {
@@ -103,6 +111,7 @@ void subtract(Cpu const& cpu, RowMatrix<float> const& shift, MatrixView<float> X
 DecoderLayer::DecoderLayer(Cpu const& cpu, Model const& model, ForwardOptions const& options, index_t tokens,
                            index_t rows)
     : cpu_(cpu),
+      attention_cpu_(integer_products(options.quantization) ? on_eigen(cpu) : cpu),
       config_(model.config()),
       options_(options),
       tokens_(tokens),
@@ -257,9 +266,9 @@ void DecoderLayer::attend(KeyValueCache* cache, MatrixView<float> hidden) {
   quantize_cache(V, Site::value);
   if (cache != nullptr) {
     cache->append(K, V);
-    attention_to_cache(cpu_, config_, config_.window(layer_), Q, *cache, A);
+    attention_to_cache(attention_cpu_, config_, config_.window(layer_), Q, *cache, A);
   } else {
-    attention(cpu_, config_, {tokens_, config_.window(layer_)}, Q, K, V, A);
+    attention(attention_cpu_, config_, {tokens_, config_.window(layer_)}, Q, K, V, A);
   }
   if (auto const& transform = weights_->transforms->o_proj_input) transform->apply(cpu_, A);
   observe(Site::o_proj_input, A);

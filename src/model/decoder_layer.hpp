@@ -103,6 +103,8 @@ class DecoderLayer {
   void run_expert(index_t block, MatrixView<float const> X, std::vector<index_t> const& rows,
                   std::vector<float> const& shares, MatrixView<float> hidden);
   Cpu const& cpu_;
+  /// Integer arithmetic has the same bytes on every instruction set, its attention too: on Eigen.
+  Cpu attention_cpu_;
   ModelConfig const& config_;
   ForwardOptions const& options_;
   index_t tokens_;
