@@ -42,17 +42,24 @@ struct GenerateFlags {
   std::string output;
 };
 
-/// The beginning of what was written, on one line; nothing where the model has no tokenizer.
+/// The beginning of what was written, on one line; nothing where the model has no tokenizer. Ids without a
+/// piece (of a padded vocabulary) are left out, control characters become spaces.
 std::optional<std::string> beginning(Model const& model, TokenWindows const& windows) {
-  std::optional<std::string> const tokenizer = model.tokenizer_text();
-  if (!tokenizer) return std::nullopt;
+  std::optional<std::string> const text = model.tokenizer_text();
+  if (!text) return std::nullopt;
   constexpr index_t shown = 40;
-  TokenWindows const first = windows.row(0).head(std::min(shown, windows.cols()));
-  std::vector<std::int32_t> const ids(first.data(), first.data() + first.size());
-  std::string text = Tokenizer::parse(*tokenizer, (model.folder() / "tokenizer.json").string()).decode(ids);
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  return text;
+  Tokenizer const tokenizer = Tokenizer::parse(*text, (model.folder() / "tokenizer.json").string());
+  std::vector<std::int32_t> ids;
+  for (index_t i = 0; i < std::min(shown, windows.cols()); ++i)
+    if (tokenizer.piece_of(windows(0, i))) ids.push_back(windows(0, i));
+  std::string result = tokenizer.decode(ids);
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    auto const byte = static_cast<unsigned char>(result[i]);
+    bool const high = byte == 0xc2 && static_cast<unsigned char>(result[i + 1]) < 0xa0;  // U+0080 to U+009F
+    if (high) result[i + 1] = ' ';
+    if (high || byte < 0x20 || byte == 0x7f) result[i] = ' ';
+  }
+  return result;
 }
 
 void run(GenerateFlags const& flags) {

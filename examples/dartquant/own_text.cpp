@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "own_text.hpp"
 
-#include <unistd.h>
+#include <algorithm>
+#include <optional>
+#include <string>
 
 #include <fmt/core.h>
 
 #include <dartquant/core/error.hpp>
+#include <dartquant/io/tokenizer.hpp>
 #include <dartquant/model/generate.hpp>
 #include <dartquant/model/pipeline.hpp>
 
+#include "peak_memory.hpp"
 #include "report.hpp"
 #include "units.hpp"
 #include "windows.hpp"
@@ -16,23 +20,26 @@
 namespace dartquant::program {
 namespace {
 
-/// 0 where the system does not tell.
-std::uint64_t memory_of_machine() {
-  long const pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) : 0;
-}
-
 /// Errors: InvalidArgument.
 Plan fitting_plan(Machine const& machine, Model const& model, index_t windows, index_t seqlen) {
-  constexpr index_t most = index_t{1} << 24;  // no product of sizes below overflows
-  detail::require(windows <= most, windows, " windows: at most ", most, " can be written");
+  constexpr index_t most = index_t{1} << 32;  // tokens; no product of sizes below overflows
+  detail::require(windows <= most / seqlen, windows, " windows of ", seqlen, " tokens: at most ", most,
+                  " tokens can be written");
   Plan needed = plan(machine.cpu, model, Job::generate, windows, seqlen);
-  std::uint64_t const memory = memory_of_machine();
+  std::uint64_t const memory = machine_memory();
   detail::require(memory == 0 || needed.memory_bytes <= memory, name_of(model), " takes ",
                   format_bytes(needed.memory_bytes), " of memory to write ", windows, " windows of ", seqlen,
                   " tokens, and this machine has ", format_bytes(memory),
                   ": give a text to learn from (--text), or ask for fewer windows or tokens");
   return needed;
+}
+
+/// Ids that text has: a vocabulary may be padded with rows that were never trained.
+index_t used_vocabulary(Model const& model) {
+  std::optional<std::string> const tokenizer = model.tokenizer_text();
+  index_t const all = model.config().vocabulary;
+  if (!tokenizer) return all;
+  return std::min(all, Tokenizer::parse(*tokenizer, model.folder().string()).vocabulary_size());
 }
 
 }  // namespace
@@ -46,7 +53,7 @@ TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Mo
   if (given) prompts = spread_windows(model, wanted.source, wanted.prompt, wanted.windows);
   index_t const windows = given ? prompts.rows() : wanted.windows;
   Plan const needed = fitting_plan(machine, model, windows, wanted.seqlen);
-  if (!given) prompts = random_prompts(model.config(), windows, flags.seed);
+  if (!given) prompts = random_prompts(used_vocabulary(model), windows, flags.seed);
   print_plan(flags, machine.device,
              fmt::format("let {} write {} windows of {} tokens", name_of(model), windows, wanted.seqlen),
              needed);

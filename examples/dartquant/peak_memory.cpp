@@ -1,12 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peak_memory.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <string>
 #include <utility>
 
 namespace dartquant::program {
+namespace {
+
+/// `name` of sysconf counts pages.
+std::uint64_t bytes_of_pages(int name) {
+  long const pages = sysconf(name), size = sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) : 0;
+}
+
+}  // namespace
+
+std::uint64_t machine_memory() { return bytes_of_pages(_SC_PHYS_PAGES); }
+std::uint64_t free_memory() { return bytes_of_pages(_SC_AVPHYS_PAGES); }
 
 bool reset_peak_memory() {
   std::ofstream file("/proc/self/clear_refs");

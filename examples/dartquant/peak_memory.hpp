@@ -11,6 +11,10 @@ namespace dartquant::program {
 /// Bytes of resident memory; 0 where the system does not tell.
 using PeakBytes = std::uint64_t;
 
+/// Memory of this machine, and what of it nobody uses; 0 where the system does not tell.
+[[nodiscard]] std::uint64_t machine_memory();
+[[nodiscard]] std::uint64_t free_memory();
+
 /// Forgets the largest resident memory of this process so far. False where the system does not allow it: what
 /// peak_memory tells then belongs to no single step.
 [[nodiscard]] bool reset_peak_memory();

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "report.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -13,16 +11,12 @@
 #include <dartquant/io/atomic_file.hpp>
 
 #include "interrupt.hpp"
+#include "peak_memory.hpp"
 #include "terminal.hpp"
 #include "units.hpp"
 
 namespace dartquant::program {
 namespace {
-
-std::uint64_t free_memory() {
-  long const pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-  return pages > 0 && size > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) : 0;
-}
 
 std::string losses(std::vector<double> const& loss) {
   if (loss.empty()) return "not learned";

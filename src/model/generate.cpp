@@ -121,13 +121,14 @@ TokenWindows generate(Cpu const& cpu, Model const& model, TokenWindows const& pr
   return result;
 }
 
-TokenWindows random_prompts(ModelConfig const& config, index_t windows, std::uint64_t seed) {
+TokenWindows random_prompts(index_t vocabulary, index_t windows, std::uint64_t seed) {
+  require(vocabulary >= 1, "[random_prompts] a vocabulary of ", vocabulary, ": at least one token is needed");
   require(windows >= 1, "[random_prompts] ", windows, " windows: at least one is needed");
   TokenWindows prompts(windows, 1);
   Philox const random(seed, 0x5052u);
   for (index_t window = 0; window < windows; ++window)
     prompts(window, 0) = static_cast<std::int32_t>(
-        random.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(config.vocabulary)));
+        random.below(static_cast<std::uint64_t>(window), static_cast<std::uint64_t>(vocabulary)));
   return prompts;
 }
 

@@ -46,15 +46,15 @@ TEST_CASE("a model that continues text sees what it sees in one pass", "[generat
 
 TEST_CASE("a real model continues text as it would be read", "[generate]") {
   Model const model = Model::open(fs::path(DARTQUANT_EXAMPLE_DATA) / "tiny-llama");
-  TokenWindows const windows =
-      generate(Cpu(2), model, random_prompts(model.config(), 4, 7), {.tokens = 48, .temperature = 0});
+  TokenWindows const windows = generate(Cpu(2), model, random_prompts(model.config().vocabulary, 4, 7),
+                                        {.tokens = 48, .temperature = 0});
   check_greedy(model, windows, 1);
 }
 
 TEST_CASE("the same seed draws the same tokens for any threads, another seed others", "[generate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
-  TokenWindows const prompts = random_prompts(model.config(), 5, 1);
+  TokenWindows const prompts = random_prompts(model.config().vocabulary, 5, 1);
   auto const drawn = [&](int threads, std::uint64_t seed) {
     return generate(Cpu(threads), model, prompts, {.tokens = 20, .seed = seed});
   };
@@ -83,10 +83,10 @@ TEST_CASE("drawn tokens have the distribution of the model", "[generate]") {
 TEST_CASE("random prompts cover the vocabulary", "[generate]") {
   TemporaryFolder const folder;
   Model const model = Model::open(write_synthetic(folder / "m", {}));
-  TokenWindows const prompts = random_prompts(model.config(), 4000, 1);
+  TokenWindows const prompts = random_prompts(model.config().vocabulary, 4000, 1);
   CHECK(prompts.minCoeff() >= 0);
   CHECK(prompts.maxCoeff() == static_cast<std::int32_t>(model.config().vocabulary) - 1);
-  CHECK(random_prompts(model.config(), 10, 2) != prompts.topRows(10));
+  CHECK(random_prompts(model.config().vocabulary, 10, 2) != prompts.topRows(10));
 }
 
 TEST_CASE("what cannot be generated is refused", "[generate]") {
@@ -107,5 +107,6 @@ TEST_CASE("what cannot be generated is refused", "[generate]") {
   REQUIRE_INVALID(generate(cpu, model, TokenWindows::Constant(1, 2, vocabulary), {.tokens = 8}),
                   "vocabulary");
   REQUIRE_INVALID(generate(cpu, model, TokenWindows(0, 2), {.tokens = 8}), "at least one token");
-  REQUIRE_INVALID(random_prompts(model.config(), 0, 1), "0 windows");
+  REQUIRE_INVALID(random_prompts(model.config().vocabulary, 0, 1), "0 windows");
+  REQUIRE_INVALID(random_prompts(0, 1, 1), "vocabulary of 0");
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -82,6 +83,36 @@ TEST_CASE("calibrate without a text learns on what the model writes", "[program]
   CHECK(r1("own.safetensors") == r1("read.safetensors"));
 }
 
+TEST_CASE("a vocabulary that is larger than the tokenizer's hurts nothing", "[program][generate]") {
+  Scratch const scratch;
+  fs::path const padded = scratch.path() / "padded";
+  fs::copy(tiny_llama(), padded);
+  auto tokenizer = nlohmann::json::parse(read_file(padded / "tokenizer.json"));
+  auto& vocabulary = tokenizer["model"]["vocab"];
+  int const kept = static_cast<int>(vocabulary.size()) - 256;
+  std::set<std::string> gone;
+  for (auto const& [piece, id] : vocabulary.items())
+    if (id.get<int>() >= kept) gone.insert(piece);
+  for (std::string const& piece : gone) vocabulary.erase(piece);
+  auto merges = nlohmann::json::array();
+  for (auto const& merge : tokenizer["model"]["merges"]) {
+    std::string const pair = merge.get<std::string>();
+    std::string const left = pair.substr(0, pair.find(' ')), right = pair.substr(pair.find(' ') + 1);
+    if (!gone.contains(left) && !gone.contains(right) && !gone.contains(left + right))
+      merges.push_back(merge);
+  }
+  tokenizer["model"]["merges"] = merges;
+  write_file(padded / "tokenizer.json", tokenizer.dump());
+  // So hot that all ids are drawn, those without a piece too.
+  Outcome const outcome = run_program({"generate", padded.string(), "--windows", "50", "--seqlen", "64",
+                                       "--temperature", "1e6", "-o", scratch / "a.npy"});
+  INFO("stderr: " << outcome.err);
+  REQUIRE(outcome.code == 0);
+  auto const ids = dartquant::read_npy_integers(scratch / "a.npy");
+  CHECK(*std::max_element(ids.begin(), ids.begin() + 41) >= kept);
+  for (std::size_t window = 0; window < 50; ++window) CHECK(ids[64 * window] < kept);
+}
+
 TEST_CASE("what cannot be written is one sentence", "[program][generate]") {
   Scratch const scratch;
   auto const refused = [&](std::vector<std::string> const& more, char const* part, int code) {
@@ -101,7 +132,7 @@ TEST_CASE("what cannot be written is one sentence", "[program][generate]") {
     CHECK(outcome.err.find(part) != outcome.err.npos);
   };
   large("16000000", "of memory to write");
-  large("9000000000000000000", "at most 16777216");
+  large("9000000000000000000", "at most 4294967296 tokens");
   CHECK(run_program({"generate", model, "--seqlen", "129", "-o", scratch / "x.npy"}).code == 2);
   CHECK(run_program({"generate", model, "-o", scratch / "none" + std::string("/x.npy")}).code == 6);
 }

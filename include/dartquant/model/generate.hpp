@@ -32,7 +32,8 @@ struct GenerateOptions {
 [[nodiscard]] TokenWindows generate(Cpu const& cpu, Model const& model, TokenWindows const& prompts,
                                     GenerateOptions const& options = {});
 
-/// One token each, uniform over the vocabulary: prompts where no text is at hand.
-[[nodiscard]] TokenWindows random_prompts(ModelConfig const& config, index_t windows, std::uint64_t seed);
+/// One token each, uniform over [0, vocabulary): prompts where no text is at hand. `vocabulary` is best that
+/// of the tokenizer, where the model's is padded with rows that were never trained. Errors: InvalidArgument.
+[[nodiscard]] TokenWindows random_prompts(index_t vocabulary, index_t windows, std::uint64_t seed);
 
 }  // namespace dartquant
