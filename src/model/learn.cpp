@@ -32,7 +32,8 @@ Learner learner_of(Cpu const& cpu, ModelCalibrationOptions const& run) {
 }
 
 index_t second_pass_windows(index_t windows, index_t seqlen, CaptureOptions const& capture) {
-  return std::min(windows, (2 * capture.r2_rows + seqlen - 1) / seqlen);
+  index_t const rows = std::min(capture.r2_rows, windows * seqlen);
+  return std::min(windows, (2 * rows + seqlen - 1) / seqlen);
 }
 
 }  // namespace dartquant::detail

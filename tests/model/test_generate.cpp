@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dartquant/model/generate.hpp>
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <map>
-#include <vector>
 
 #include "io/files.hpp"
 #include "model/models.hpp"
@@ -49,6 +47,23 @@ TEST_CASE("a real model continues text as it would be read", "[generate]") {
   TokenWindows const windows = generate(Cpu(2), model, random_prompts(model.config().vocabulary, 4, 7),
                                         {.tokens = 48, .temperature = 0});
   check_greedy(model, windows, 1);
+}
+
+TEST_CASE("models of every family continue text as they would read it", "[generate][families]") {
+  index_t families = 0;
+  for (fs::directory_entry const& entry :
+       fs::directory_iterator(fs::path(DARTQUANT_TEST_DATA) / "families")) {
+    if (!fs::exists(entry.path() / "config.json")) continue;
+    INFO(entry.path().filename().string());
+    Model const model = Model::open(entry.path());
+    index_t const tokens = std::min<index_t>(24, model.config().positions);
+    check_greedy(model,
+                 generate(Cpu(2), model, some_tokens(3, 2, model.config().vocabulary),
+                          {.tokens = tokens, .temperature = 0}),
+                 2);
+    ++families;
+  }
+  CHECK(families == 13);
 }
 
 TEST_CASE("the same seed draws the same tokens for any threads, another seed others", "[generate]") {
