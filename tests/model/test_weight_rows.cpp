@@ -5,12 +5,14 @@
 #include <dartquant/transform/rotation.hpp>
 
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "model/learn.hpp"
 #include "model/models.hpp"
 
 using namespace dartquant;
@@ -159,4 +161,15 @@ TEST_CASE("a run says how many rows of weights it learns on", "[calibrate]") {
   };
   REQUIRE(turned(blocks(0)) != turned(blocks(0.5)));
   REQUIRE_INVALID(learned(Method::centred, -1), "-1 rows of weights");
+}
+
+TEST_CASE("the second pass runs over windows enough to fill its samples twice", "[calibrate]") {
+  auto const windows = [](index_t all, index_t seqlen, index_t rows) {
+    return detail::second_pass_windows(all, seqlen, {.r2_rows = rows});
+  };
+  CHECK(windows(128, 2048, 16384) == 16);
+  CHECK(windows(8, 24, 16) == 2);
+  CHECK(windows(8, 24, 1) == 1);
+  CHECK(windows(8, 24, 96) == 8);
+  CHECK(windows(8, 24, std::numeric_limits<index_t>::max()) == 8);
 }
