@@ -5,6 +5,7 @@
 #include "blas.hpp"
 #include "machine.hpp"
 #include "passes.hpp"
+#include "split_products.hpp"
 
 namespace dartquant::cuda {
 namespace {
@@ -13,7 +14,9 @@ template <class T>
 [[nodiscard]] cublasComputeType_t compute_type(Products products) {
   if (sizeof(T) == sizeof(double)) return CUBLAS_COMPUTE_64F;
   switch (products) {
+    case Products::automatic:
     case Products::float32:
+    case Products::tf32x3:
       return CUBLAS_COMPUTE_32F;
     case Products::tf32:
       return CUBLAS_COMPUTE_32F_FAST_TF32;
@@ -47,6 +50,11 @@ void Gpu::gemm_each(index_t groups, T alpha, std::type_identity_t<DeviceMatrixVi
                   ": the shapes do not fit");
   if (rows == 0 || cols == 0) return;
   auto const scope = enter();
+  if constexpr (sizeof(T) == sizeof(float))
+    if (groups == 1 && splits(*machine_, rows, cols, depth)) {
+      SplitMatrix const left(*machine_, A), right(*machine_, B);
+      return multiply_split(machine_->blas, alpha, left.halves(), op_a, right.halves(), op_b, beta, C);
+    }
   multiply<T>(machine_->blas, alpha, DeviceMatrixView<T const>(A.data(), a_rows, A.cols(), A.stride()), op_a,
               DeviceMatrixView<T const>(B.data(), b_rows, B.cols(), B.stride()), op_b, beta,
               DeviceMatrixView<T>(C.data(), c_rows, C.cols(), C.stride()),

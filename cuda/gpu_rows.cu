@@ -88,6 +88,11 @@ void clear_upper(cudaStream_t stream, DeviceMatrixView<T> A) {
   launch(stream, element_grid(A.rows(), A.cols()), ClearUpper<T>{A});
 }
 
+void split(cudaStream_t stream, DeviceMatrixView<float const> x, DeviceMatrixView<float> high,
+           DeviceMatrixView<float> low) {
+  launch(stream, element_grid(x.rows(), x.cols()), SplitElements{x, high, low});
+}
+
 template <class From, class To>
 void transpose(cudaStream_t stream, DeviceMatrixView<From const> from, double const* signs,
                DeviceMatrixView<To> to) {

@@ -10,6 +10,7 @@
 #include "blas.hpp"
 #include "machine.hpp"
 #include "passes.hpp"
+#include "split_products.hpp"
 
 namespace dartquant::cuda {
 namespace {
@@ -112,7 +113,8 @@ struct Solver {
 }  // namespace
 
 /// Right-looking, a panel of 128 columns at a time; what lies right of four panels is updated once for all
-/// of them.
+/// of them. The next block of the diagonal comes first in every update, so that it is factored on the side
+/// while the rest is updated.
 CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
   detail::require(G.rows() == G.cols(), "[cholesky] ", G.rows(), " x ", G.cols(),
                   ": a square matrix is needed");
@@ -122,25 +124,46 @@ CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
   auto const scope = enter();
   auto inverse = m.matrix<double>(factor, factor), panels = m.matrix<double>(n, factor);
   double const one = 1, minus = -1;
+  auto const width_at = [&](index_t at) { return std::min(factor, n - at); };
+  auto const inverted = [&](index_t at) {
+    return DeviceMatrixView<double>(inverse.view().data(), width_at(at), width_at(at), factor);
+  };
+  auto const factor_block = [&](cudaStream_t on, index_t at) {
+    factor_diagonal(on, G.block(at, at, width_at(at), width_at(at)), inverted(at), at, m.info.data());
+  };
+  auto const subtract = [&](DeviceMatrixView<double const> rows, DeviceMatrixView<double const> columns,
+                            DeviceMatrixView<double> from) {
+    multiply<double>(m.blas, minus, rows, Op::none, columns, Op::transpose, 1, from);
+  };
+  factor_block(stream(), 0);
   for (index_t first = 0; first < n; first += leaf) {
     index_t const end = std::min(n, first + leaf);
     for (index_t at = first; at < end; at += factor) {
-      index_t const width = std::min(factor, n - at), next = at + width, below = n - next;
-      DeviceMatrixView<double> const inverted(inverse.view().data(), width, width, factor);
-      factor_diagonal(stream(), G.block(at, at, width, width), inverted, at, m.info.data());
+      index_t const next = at + width_at(at), below = n - next;
       if (below == 0) break;
-      DeviceMatrixView<double> const panel = G.block(next, at, below, width),
-                                     before = panels.view().block(0, 0, below, width);
+      DeviceMatrixView<double> const panel = G.block(next, at, below, width_at(at)),
+                                     before = panels.view().block(0, 0, below, width_at(at));
+      if (at > 0) m.side.join(stream());
       copy_block<double>(stream(), panel, before);
-      multiply<double>(m.blas, one, before, Op::none, inverted, Op::transpose, 0, panel);
-      multiply<double>(m.blas, minus, panel, Op::none, panel.rows(0, end - next), Op::transpose, 1,
-                       G.block(next, next, below, end - next));
+      multiply<double>(m.blas, one, before, Op::none, inverted(at), Op::transpose, 0, panel);
+      // Of the next block's row and column of blocks: those of this leaf take what this panel brings, others
+      // what the whole leaf does.
+      index_t const width = width_at(next), rest = below - width;
+      DeviceMatrixView<double> const left = next < end ? panel : G.block(next, first, below, end - first);
+      subtract(left.rows(0, width), left.rows(0, width), G.block(next, next, width, width));
+      m.side.follow(stream());
+      factor_block(m.side.stream(), next);
+      if (rest == 0) continue;
+      index_t const across = next < end ? end - next : width;
+      subtract(left.rows(width, rest), left.rows(0, across), G.block(next + width, next, rest, across));
+      if (next < end) continue;
+      DeviceMatrixView<double> const others = left.rows(width, rest);
+      check(cublasDsyrk(m.blas, CUBLAS_FILL_MODE_UPPER, CUBLAS_OP_T, as_int(rest), as_int(others.cols()),
+                        &minus, others.data(), as_int(others.stride()), &one, &G(next + width, next + width),
+                        as_int(G.stride())));
     }
-    if (end == n) break;
-    DeviceMatrixView<double> const left = G.block(end, first, n - end, end - first);
-    check(cublasDsyrk(m.blas, CUBLAS_FILL_MODE_UPPER, CUBLAS_OP_T, as_int(n - end), as_int(end - first),
-                      &minus, left.data(), as_int(left.stride()), &one, &G(end, end), as_int(G.stride())));
   }
+  if (n > factor) m.side.join(stream());
   clear_upper<double>(stream(), G);
   int const info = m.read_info();
   return {info > 0 ? index_t{info} - 1 : -1};
@@ -227,6 +250,17 @@ void Gpu::multiply_lower(std::type_identity_t<DeviceMatrixView<T const>> A,
       C.rows(), " x ", C.cols(), ": the shapes do not fit");
   index_t const n = L.rows();
   auto const scope = enter();
+  if constexpr (sizeof(T) == sizeof(float))
+    if (splits(*machine_, A.rows(), n, n / 2)) {
+      constexpr index_t width = 2 * leaf;  // these products are short, and fill the device only when wide
+      SplitMatrix const left(*machine_, A), right(*machine_, L);
+      for (index_t at = 0; at < n; at += width) {
+        index_t const cols = std::min(width, n - at);
+        multiply_split(machine_->blas, 1, left.halves().block(0, at, A.rows(), n - at), Op::none,
+                       right.halves().block(at, at, n - at, cols), Op::none, 0, C.columns(at, cols));
+      }
+      return;
+    }
   for (index_t at = 0; at < n; at += leaf) {  // the rows of L from the diagonal on
     index_t const width = std::min(leaf, n - at);
     T const one = 1;

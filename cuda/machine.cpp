@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include <dartquant/core/error.hpp>
 #include <dartquant/cuda/error.hpp>
@@ -15,6 +16,8 @@ namespace {
 constexpr index_t blas_workspace_bytes = index_t{32} << 20;
 /// Devices whose FP32 rate is at most this many times their FP64 rate work in FP64 where they may choose.
 constexpr int fast_float64_ratio = 4;
+/// Below, splitting the factors takes longer than it saves.
+constexpr double least_split_products = 0x1p31;
 
 [[nodiscard]] int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
@@ -26,6 +29,12 @@ constexpr int fast_float64_ratio = 4;
 
 bool fast_float64(int device) {
   return attribute(cudaDevAttrSingleToDoublePrecisionPerfRatio, device) <= fast_float64_ratio;
+}
+
+bool fast_tf32(int device) {
+  int const major = attribute(cudaDevAttrComputeCapabilityMajor, device),
+            minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+  return (major == 8 && minor == 0) || major == 9 || major == 10;
 }
 
 PinnedBuffer::~PinnedBuffer() {
@@ -59,6 +68,28 @@ void Staging::upload(void const* from, void* to, std::size_t bytes, cudaStream_t
   check(cudaEventRecord(slot.read, stream));
 }
 
+SideStream::~SideStream() {
+  if (before_ != nullptr) cudaEventDestroy(before_);
+  if (after_ != nullptr) cudaEventDestroy(after_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+void SideStream::open() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  check(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming));
+  check(cudaEventCreateWithFlags(&after_, cudaEventDisableTiming));
+}
+
+void SideStream::follow(cudaStream_t stream) const {
+  check(cudaEventRecord(before_, stream));
+  check(cudaStreamWaitEvent(stream_, before_, 0));
+}
+
+void SideStream::join(cudaStream_t stream) const {
+  check(cudaEventRecord(after_, stream_));
+  check(cudaStreamWaitEvent(stream, after_, 0));
+}
+
 Machine::Machine(int device_number, cudaStream_t stream_given, bool owns_stream, GpuOptions const& wanted)
     : device(device_number),
       stream(stream_given),
@@ -76,11 +107,17 @@ Machine::Machine(int device_number, cudaStream_t stream_given, bool owns_stream,
 void Machine::open() {
   gram_in_float64 = options.gram == GramPrecision::float64 ||
                     (options.gram == GramPrecision::automatic && fast_float64(device));
+  bool const splits =
+      options.products == Products::tf32x3 || (options.products == Products::automatic && fast_tf32(device));
+  least_split = !splits                                   ? std::numeric_limits<double>::infinity()
+                : options.products == Products::automatic ? least_split_products
+                                                          : 0;
   block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cublasCreate(&blas));
   check(cublasSetStream(blas, stream));
   blas_workspace_ = matrix<std::byte>(1, blas_workspace_bytes);
   check(cublasSetWorkspace(blas, blas_workspace_.data(), static_cast<std::size_t>(blas_workspace_bytes)));
+  side.open();
   check(cusolverDnCreate(&solver));
   check(cusolverDnSetStream(solver, stream));
   check(cusolverDnCreateParams(&solver_params));

@@ -48,8 +48,30 @@ class Staging {
   std::size_t next_ = 0;
 };
 
+/// A second stream for what may run beside the first.
+class SideStream {
+ public:
+  SideStream() = default;
+  SideStream(SideStream const&) = delete;
+  SideStream& operator=(SideStream const&) = delete;
+  ~SideStream();
+  void open();
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  /// What is enqueued here from now on waits for what is enqueued on `stream` now; and the other way round.
+  void follow(cudaStream_t stream) const;
+  void join(cudaStream_t stream) const;
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t before_ = nullptr, after_ = nullptr;
+};
+
 /// Whether the device computes FP64 at a quarter of its FP32 rate or faster.
 [[nodiscard]] bool fast_float64(int device);
+
+/// Whether the tensor cores of a device take TF32 at four times its FP32 rate or faster: those for data
+/// centres.
+[[nodiscard]] bool fast_tf32(int device);
 
 /// What all copies of a Gpu share.
 class Machine {
@@ -74,6 +96,8 @@ class Machine {
   GpuOptions const options;
   std::shared_ptr<MemoryPool> const pool;
   bool gram_in_float64 = true;
+  /// Products of floats with so many multiplications or more are split, see Products::tf32x3.
+  double least_split = 0;
   std::size_t block_shared_bytes = 0;
   cublasHandle_t blas = nullptr;
   cusolverDnHandle_t solver = nullptr;
@@ -83,6 +107,7 @@ class Machine {
   DeviceMatrix<int> info;
   PinnedBuffer pinned;
   Staging staging;
+  SideStream side;
 
  private:
   void open();

@@ -11,6 +11,9 @@ namespace dartquant::cuda {
 
 template <class T>
 void clear_upper(cudaStream_t stream, DeviceMatrixView<T> A);
+/// See SplitElements.
+void split(cudaStream_t stream, DeviceMatrixView<float const> x, DeviceMatrixView<float> high,
+           DeviceMatrixView<float> low);
 /// to <- from^T, column j times signs[j] unless signs is null. From and To differ.
 template <class From, class To>
 void transpose(cudaStream_t stream, DeviceMatrixView<From const> from, double const* signs,

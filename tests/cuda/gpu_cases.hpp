@@ -133,6 +133,53 @@ TEST_CASE("Gpu: the solve of a lower triangle, by halves", "[gpu]") {
   }
 }
 
+TEST_CASE("Gpu: products of split factors are as exact as in FP32", "[gpu]") {
+  if (test::no_device()) return;
+  Gpu const plain(0, {.products = cuda::Products::float32}), split(0, {.products = cuda::Products::tf32x3}),
+      rough(0, {.products = cuda::Products::tf32});
+  Cpu const cpu(1);
+  for (Op const op_a : {Op::none, Op::transpose})
+    for (Op const op_b : {Op::none, Op::transpose}) {
+      index_t const rows = 33, cols = 40, depth = 1100;  // three times 512 terms, the last fewer
+      RowMatrix<float> A = gaussian<float>(op_a == Op::none ? rows : depth, op_a == Op::none ? depth : rows,
+                                           2),
+                       B = gaussian<float>(op_b == Op::none ? depth : cols, op_b == Op::none ? cols : depth,
+                                           3);
+      A(0, 0) = 1e-39f;  // denormal, and what rounding would make infinite
+      A(1, 1) = 0x1.fffffep127f;
+      if (op_b == Op::none) B.topRows(2).setZero();
+      else B.leftCols(2).setZero();
+      RowMatrix<float> const C = gaussian<float>(rows, cols, 4);
+      RowMatrix<double> exact = C.cast<double>();
+      cpu.gemm<double>(0.5, RowMatrix<double>(A.cast<double>()), op_a, RowMatrix<double>(B.cast<double>()),
+                       op_b, 2.0, exact);
+      auto const error = [&](Gpu const& gpu) {
+        auto const a = on_device(gpu, A), b = on_device(gpu, B);
+        auto c = on_device(gpu, C);
+        gpu.gemm<float>(0.5f, a, op_a, b, op_b, 2.0f, c);
+        RowMatrix<double> const found = on_host(gpu, c.view()).template cast<double>();
+        return (found - exact).norm() / exact.norm();
+      };
+      CHECK(error(plain) < 1e-6);
+      CHECK(error(split) < 2 * error(plain) + 2e-7);
+      CHECK(error(rough) > 1e-5);
+    }
+  index_t const n = 1300;  // a lower triangle, by columns of 1,024
+  RowMatrix<float> const A = gaussian<float>(5, n, 5);
+  RowMatrix<float> L = gaussian<float>(n, n, 6), C(5, n);
+  L.triangularView<Eigen::StrictlyUpper>().setZero();
+  cpu.multiply_lower<float>(A, L, C);
+  auto const a = on_device(split, A), l = on_device(split, L);
+  auto c = split.matrix<float>(5, n);
+  split.multiply_lower<float>(a, l, c);
+  CHECK(distance(on_host(split, c.view()), C) < 2e-6 * C.norm());
+  auto bad = on_device(split, RowMatrix<float>(RowMatrix<float>::Constant(2, 3, INFINITY)));
+  auto const ones = on_device(split, RowMatrix<float>(RowMatrix<float>::Ones(3, 2)));
+  auto product = split.matrix<float>(2, 2);
+  split.gemm<float>(1.0f, bad, Op::none, ones, Op::none, 0.0f, product);
+  CHECK_FALSE(on_host(split, product.view()).allFinite());
+}
+
 TEST_CASE("Gpu: several products at once", "[gpu]") {
   if (test::no_device()) return;
   Gpu const gpu;

@@ -121,6 +121,9 @@ class HostThread {
   static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
     return (upper & 0xFFFFFF00u) | (x >> (8 * k) & 0xFFu);
   }
+  static float sign_of_byte(std::uint32_t x, int k) {
+    return std::bit_cast<float>((x >> (8 * k) & 0xFFu) << 24 | 0x00800000u);
+  }
   std::uint32_t reduce_max(std::uint32_t x) const {
     std::uint32_t most = 0;
     for (std::uint32_t const other : gather_warp(x)) most = other > most ? other : most;

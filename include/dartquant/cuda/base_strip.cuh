@@ -49,15 +49,17 @@ DARTQUANT_HD constexpr bool base_negative(int output) {
 ///
 /// A value costs m + order additions and 16 bytes of shared memory, and 4 more for every further thread that
 /// reads it, order / Outputs in all. Order 12, 20 or 28: if the base is the library's, its signs are those of
-/// the additions, and outputs that begin alike share them; else, and for Order 0, a sign is a factor +-1 in
-/// shared memory, 4 / Outputs bytes per addition: the product is exact, so the FMA is the addition of
-/// portable.cpp, and -0 + x is x for every x.
+/// the additions, and outputs that begin alike share them; else, and for Order 0, a sign is a byte in shared
+/// memory and becomes a factor +-1: the product is exact, so the FMA is the addition of portable.cpp, and
+/// -0 + x is x for every x.
 template <class T, int Order, int Outputs, int Threads>
 struct BaseStrip {
   static_assert(Order % Outputs == 0 && Outputs % 2 == 0);
   static constexpr int threads = Threads;  ///< at most
   static constexpr bool whole_warps = true, wide = false;
   static constexpr int held = Outputs, run_lanes = 32;
+  static constexpr int sign_bytes =
+      (Outputs + 3) / 4 * 4;  ///< of the outputs of a thread in a row of the base
 
   StripRows rows;
   float factor = 1;
@@ -96,18 +98,20 @@ struct BaseStrip {
     return Order != 0 ? inside : inside && w.output + i < order;
   }
 
-  /// The base, once per block of threads: signs as factors, and behind them whether it is the library's.
+  [[nodiscard]] DARTQUANT_HD int all_sign_bytes() const { return order * groups * sign_bytes; }
+  /// The base, once per block of threads: its signs, and behind them whether they are not the library's.
   template <class Thread>
   DARTQUANT_DEVICE void prepare(Thread const& thread) const {
-    auto* const signs = reinterpret_cast<float*>(thread.shared() + signs_at);
-    auto* const other = reinterpret_cast<std::uint32_t*>(signs + order * groups * Outputs);
+    auto* const signs = reinterpret_cast<std::uint8_t*>(thread.shared() + signs_at);
+    auto* const other = reinterpret_cast<std::uint32_t*>(signs + all_sign_bytes());
     int const width = groups * Outputs;
     if (thread.index() == 0) *other = Order == 0 ? 1 : 0;
     thread.synchronize();
     for (int i = thread.index(); i < order * width; i += thread.count()) {
       int const row = i / width, output = i - row * width;
       bool const negative = output < order && base[row * order + output] < 0;
-      signs[i] = output >= order ? 0.0f : negative ? -1.0f : 1.0f;
+      int const group = output / Outputs;
+      signs[(row * groups + group) * sign_bytes + (output - group * Outputs)] = negative ? 0xBF : 0x3F;
       unrolled<Order>([&](auto known) {
         if (row == known && negative != detail::base_negative<Order, known>(output))
           thread.atomic_max(other, 1u);
@@ -167,12 +171,15 @@ struct BaseStrip {
     }
     Work const w = work(thread.index());
     std::byte const* const column = thread.shared() + detail::strip_at(offset(w.block * order) + w.column);
-    auto const* const signs = reinterpret_cast<float const*>(thread.shared() + signs_at);
+    std::byte const* const signs = thread.shared() + signs_at;
+    std::byte const* const own = signs + w.output / Outputs * sign_bytes;
     if constexpr (Order == 0) {
-      multiply(column, signs + w.output, v);
+      multiply(thread, column, own, v);
+      for (int i = 0; i < Outputs; ++i)
+        for (int e = 0; e < 4; ++e) v[i][e] = w.output + i < order ? v[i][e] : 0;
     } else {
-      if (*reinterpret_cast<std::uint32_t const*>(signs + order * groups * Outputs) != 0)
-        multiply(column, signs + w.output, v);
+      if (*reinterpret_cast<std::uint32_t const*>(signs + all_sign_bytes()) != 0)
+        multiply(thread, column, own, v);
       else multiply_known<0>(column, w.output, v);
     }
   }
@@ -181,16 +188,28 @@ struct BaseStrip {
   /// A row of the base is so many bytes of a strip: 16 of 17 vectors.
   [[nodiscard]] DARTQUANT_HD int row_bytes() const { return 17 << (log_length - 2); }
 
-  DARTQUANT_DEVICE void multiply(std::byte const* x_at, float const* sign, float (&v)[Outputs][4]) const {
+  template <class Thread>
+  DARTQUANT_DEVICE void multiply(Thread const& thread, std::byte const* x_at, std::byte const* sign_at,
+                                 float (&v)[Outputs][4]) const {
     for (int i = 0; i < Outputs; ++i)
       for (int e = 0; e < 4; ++e) v[i][e] = -0.0f;
-    for (int row = 0; row < order; row += 4, sign += 4 * groups * Outputs, x_at += 4 * row_bytes())
+    int const step = groups * sign_bytes;
+    for (int row = 0; row < order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes())
       unrolled<4>([&](auto index) {  // orders but 2 are multiples of 4
         if (order % 4 != 0 && row + index >= order) return;
         Float4 const x = *reinterpret_cast<Float4 const*>(x_at + index * row_bytes());
-        float const* const s = sign + index * groups * Outputs;
-        for (int i = 0; i < Outputs; ++i)
-          for (int e = 0; e < 4; ++e) v[i][e] = std::fmaf(s[i], x.x[e], v[i][e]);
+        std::uint32_t bytes[sign_bytes / 4];
+        if constexpr (sign_bytes == 16) {
+          Words4 const words = *reinterpret_cast<Words4 const*>(sign_at + index * step);
+          for (int i = 0; i < 4; ++i) bytes[i] = words.x[i];
+        } else {
+          for (int i = 0; i < sign_bytes / 4; ++i)
+            bytes[i] = reinterpret_cast<std::uint32_t const*>(sign_at + index * step)[i];
+        }
+        for (int i = 0; i < Outputs; ++i) {
+          float const sign = thread.sign_of_byte(bytes[i / 4], i % 4);
+          for (int e = 0; e < 4; ++e) v[i][e] = std::fmaf(sign, x.x[e], v[i][e]);
+        }
       });
   }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 
 #include <dartquant/core/half.hpp>
 #include <dartquant/core/platform.hpp>
@@ -54,6 +56,30 @@ struct ConvertElements {
         to(row, col) = static_cast<To>(thread.to_float(from(row, col)));
       else to(row, col) = static_cast<To>(from(row, col));
     });
+  }
+};
+
+/// high + low <- x, both with at most 11 significant bits, what TF32 holds: x but for a relative 2^-23. What
+/// is not finite goes to `high` whole.
+struct SplitElements {
+  static constexpr int threads = element_threads;
+  DeviceMatrixView<float const> x;
+  DeviceMatrixView<float> high, low;
+
+  template <class Thread>
+  DARTQUANT_DEVICE void operator()(Thread const& thread) const {
+    for_each_element(thread, x.rows(), x.cols(), [&](index_t row, index_t col) {
+      float const value = x(row, col), rounded = round(value);
+      bool const whole = !(rounded - rounded == 0);  // not finite, or rounded to what is not
+      high(row, col) = whole ? value : rounded;
+      low(row, col) = whole ? 0.0f : round(value - rounded);
+    });
+  }
+
+ private:
+  /// To the nearest, ties away from zero.
+  [[nodiscard]] DARTQUANT_DEVICE static float round(float value) {
+    return std::bit_cast<float>((std::bit_cast<std::uint32_t>(value) + 0x1000u) & 0xFFFFE000u);
   }
 };
 

@@ -18,7 +18,10 @@ namespace dartquant::cuda {
 
 /// How the products of float matrices are computed. Factorisations and Gram matrices do not depend on it.
 enum class Products {
-  float32,  ///< in FP32 throughout
+  automatic,  ///< tf32x3 for large products where it is faster than float32 (A100, H100, H200, B200)
+  float32,    ///< in FP32 throughout
+  tf32x3,  ///< as exact as float32, on the tensor cores: each factor as a sum of two TF32 numbers, three of
+           ///< the four products, sums that begin anew every 512 terms
   tf32,     ///< factors rounded to 11 significant bits (TensorFloat-32), sums in FP32
   bfloat16  ///< factors rounded to 8 significant bits, sums in FP32
 };
@@ -31,7 +34,7 @@ enum class GramPrecision {
 };
 
 struct GpuOptions {
-  Products products = Products::float32;
+  Products products = Products::automatic;
   GramPrecision gram = GramPrecision::automatic;
 };
 

@@ -90,8 +90,8 @@ namespace detail {
   plan.rows.fetched_at = static_cast<int>(round_up(strip_bytes(plan.rows.values), 128));
   plan.rows.scratch_at = plan.rows.fetched_at + element_bytes(x.type) * plan.rows.values;
   plan.signs_at = plan.rows.scratch_at + 512;
-  plan.grid.shared_bytes =
-      static_cast<std::size_t>(plan.signs_at + 4 * plan.order * plan.groups * plan.outputs + 16);
+  plan.grid.shared_bytes = static_cast<std::size_t>(
+      plan.signs_at + plan.order * plan.groups * static_cast<int>(round_up(plan.outputs, 4)) + 16);
   return true;
 }
 

@@ -80,6 +80,7 @@ DARTQUANT_DEVICE int factor_tile(Thread const& thread, double* tile, double& inv
       a[k] -= scaled * thread.shuffle(a[j], k);  // no wait for the root
     a[j] *= inverse;
   }
+  thread.synchronize_warp();  // both halves have read
   if (thread.lane() < tile_order)
     for (int j = 0; j < tile_order; ++j) tile[lane * stride + j] = j <= lane ? a[j] : 0;
   return failed;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The calls of cuBLAS that DartQuant::cuda makes, in plain column-major loops. Only the cases it uses.
+#include <bit>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -35,9 +37,14 @@ void demand_matrix(char const* who, T const* data, int rows, int cols, int ld) {
             sizeof(T));
 }
 
+/// What the tensor cores take of a float.
+[[nodiscard]] double tf32(float x) {
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xFFFFE000u);
+}
+
 template <class T>
-cublasStatus_t gemm(cublasHandle_t blas, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                    T alpha, T const* a, int lda, T const* b, int ldb, T beta, T* c, int ldc) {
+cublasStatus_t gemm(cublasHandle_t blas, bool narrow, cublasOperation_t op_a, cublasOperation_t op_b, int m,
+                    int n, int k, T alpha, T const* a, int lda, T const* b, int ldb, T beta, T* c, int ldc) {
   demand_matrix("gemm A", a, op_a == CUBLAS_OP_N ? m : k, op_a == CUBLAS_OP_N ? k : m, lda);
   demand_matrix("gemm B", b, op_b == CUBLAS_OP_N ? k : n, op_b == CUBLAS_OP_N ? n : k, ldb);
   demand_matrix("gemm C", c, m, n, ldc);
@@ -47,9 +54,12 @@ cublasStatus_t gemm(cublasHandle_t blas, cublasOperation_t op_a, cublasOperation
     for (int j = 0; j < n; ++j)
       for (int i = 0; i < m; ++i) {
         double sum = 0;
-        for (int p = 0; p < k; ++p)
-          sum += static_cast<double>(op_a == CUBLAS_OP_N ? A(i, p) : A(p, i)) *
-                 static_cast<double>(op_b == CUBLAS_OP_N ? B(p, j) : B(j, p));
+        for (int p = 0; p < k; ++p) {
+          T const left = op_a == CUBLAS_OP_N ? A(i, p) : A(p, i),
+                  right = op_b == CUBLAS_OP_N ? B(p, j) : B(j, p);
+          sum += narrow ? tf32(static_cast<float>(left)) * tf32(static_cast<float>(right))
+                        : static_cast<double>(left) * static_cast<double>(right);
+        }
         T const product = static_cast<T>(static_cast<double>(alpha) * sum);
         C(i, j) = beta == T(0) ? product : product + beta * C(i, j);
       }
@@ -114,13 +124,14 @@ cublasStatus_t cublasGemmEx(cublasHandle_t blas, cublasOperation_t op_a, cublasO
   demand(type_a == type_b && type_a == type_c, "gemm: one type");
   if (compute == CUBLAS_COMPUTE_64F) {
     demand(type_a == CUDA_R_64F, "gemm: doubles");
-    return gemm<double>(blas, op_a, op_b, m, n, k, number<double>(alpha), static_cast<double const*>(a), lda,
-                        static_cast<double const*>(b), ldb, number<double>(beta), static_cast<double*>(c),
-                        ldc);
+    return gemm<double>(blas, false, op_a, op_b, m, n, k, number<double>(alpha),
+                        static_cast<double const*>(a), lda, static_cast<double const*>(b), ldb,
+                        number<double>(beta), static_cast<double*>(c), ldc);
   }
   demand(type_a == CUDA_R_32F, "gemm: floats");
-  return gemm<float>(blas, op_a, op_b, m, n, k, number<float>(alpha), static_cast<float const*>(a), lda,
-                     static_cast<float const*>(b), ldb, number<float>(beta), static_cast<float*>(c), ldc);
+  return gemm<float>(blas, compute == CUBLAS_COMPUTE_32F_FAST_TF32, op_a, op_b, m, n, k, number<float>(alpha),
+                     static_cast<float const*>(a), lda, static_cast<float const*>(b), ldb,
+                     number<float>(beta), static_cast<float*>(c), ldc);
 }
 cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t blas, cublasOperation_t op_a, cublasOperation_t op_b,
                                           int m, int n, int k, void const* alpha, void const* a,

@@ -15,6 +15,12 @@ namespace {
 struct Stream {
   int device = 0;
   std::deque<std::function<void()>> work{};
+  std::size_t enqueued = 0, done = 0;
+};
+/// The work of a stream up to some point.
+struct Event {
+  cudaStream_t stream = nullptr;
+  std::size_t count = 0;
 };
 struct Block {
   std::size_t bytes = 0;
@@ -44,14 +50,16 @@ bool is_pinned(void const* data) {
   return found != world().pinned.end() && static_cast<std::byte const*>(data) < found->first + found->second;
 }
 
-void drain(cudaStream_t stream) {
-  Stream& own = world().streams.at(stream);
-  while (!own.work.empty()) {
+void drain(Event const& until) {
+  Stream& own = world().streams.at(until.stream);
+  while (own.done < until.count && !own.work.empty()) {
     auto const work = std::move(own.work.front());
     own.work.pop_front();
     work();
+    ++own.done;
   }
 }
+void drain(cudaStream_t stream) { drain(Event{stream, std::numeric_limits<std::size_t>::max()}); }
 void drain_all() {
   for (auto const& [stream, state] : world().streams) drain(stream);
 }
@@ -64,6 +72,7 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
   if (found->second.device != world().current)
     throw std::logic_error("[fake] work for a stream of a device that is not current");
   found->second.work.push_back(std::move(work));
+  ++found->second.enqueued;
 }
 void count_launch() { ++world().counts.launches; }
 Counts counts() { return world().counts; }
@@ -185,19 +194,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new cudaStream_t(nullptr));
+  *event = reinterpret_cast<cudaEvent_t>(new Event);
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<cudaStream_t*>(event);
+  delete reinterpret_cast<Event*>(event);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  *reinterpret_cast<cudaStream_t*>(event) = stream;
+  *reinterpret_cast<Event*>(event) = {stream, world().streams.at(stream).enqueued};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  drain(*reinterpret_cast<cudaStream_t*>(event));
+  drain(*reinterpret_cast<Event*>(event));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  enqueue(stream, [recorded = *reinterpret_cast<Event*>(event)] { drain(recorded); });
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, void const* from, std::size_t from_pitch,
