@@ -114,7 +114,7 @@ struct Solver {
 
 /// Right-looking, a panel of 128 columns at a time; what lies right of four panels is updated once for all
 /// of them. The next block of the diagonal comes first in every update, so that it is factored on the side
-/// while the rest is updated.
+/// while the rest is updated. Panels are formed in a buffer and go back to their places on the side as well.
 CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
   detail::require(G.rows() == G.cols(), "[cholesky] ", G.rows(), " x ", G.cols(),
                   ": a square matrix is needed");
@@ -122,7 +122,7 @@ CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
   if (n == 0) return {};
   Machine& m = *machine_;
   auto const scope = enter();
-  auto inverse = m.matrix<double>(factor, factor), panels = m.matrix<double>(n, factor);
+  auto inverse = m.matrix<double>(factor, factor), panels = m.matrix<double>(n, std::min(n, leaf));
   double const one = 1, minus = -1;
   auto const width_at = [&](index_t at) { return std::min(factor, n - at); };
   auto const inverted = [&](index_t at) {
@@ -141,18 +141,20 @@ CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
     for (index_t at = first; at < end; at += factor) {
       index_t const next = at + width_at(at), below = n - next;
       if (below == 0) break;
-      DeviceMatrixView<double> const panel = G.block(next, at, below, width_at(at)),
-                                     before = panels.view().block(0, 0, below, width_at(at));
+      DeviceMatrixView<double> const place = G.block(next, at, below, width_at(at)),
+                                     panel = panels.view().block(next, at - first, below, width_at(at));
       if (at > 0) m.side.join(stream());
-      copy_block<double>(stream(), panel, before);
-      multiply<double>(m.blas, one, before, Op::none, inverted(at), Op::transpose, 0, panel);
+      multiply<double>(m.blas, one, place, Op::none, inverted(at), Op::transpose, 0, panel);
       // Of the next block's row and column of blocks: those of this leaf take what this panel brings, others
       // what the whole leaf does.
       index_t const width = width_at(next), rest = below - width;
-      DeviceMatrixView<double> const left = next < end ? panel : G.block(next, first, below, end - first);
+      DeviceMatrixView<double> const left =
+          next < end ? panel : panels.view().block(next, 0, below, end - first);
       subtract(left.rows(0, width), left.rows(0, width), G.block(next, next, width, width));
       m.side.follow(stream());
       factor_block(m.side.stream(), next);
+      m.side.mark();
+      copy_block<double>(m.side.stream(), panel, place);
       if (rest == 0) continue;
       index_t const across = next < end ? end - next : width;
       subtract(left.rows(width, rest), left.rows(0, across), G.block(next + width, next, rest, across));
@@ -163,7 +165,10 @@ CholeskyStatus Gpu::cholesky(DeviceMatrixView<double> G) const {
                         as_int(G.stride())));
     }
   }
-  if (n > factor) m.side.join(stream());
+  if (n > factor) {
+    m.side.mark();
+    m.side.join(stream());
+  }
   clear_upper<double>(stream(), G);
   int const info = m.read_info();
   return {info > 0 ? index_t{info} - 1 : -1};

@@ -70,14 +70,14 @@ void Staging::upload(void const* from, void* to, std::size_t bytes, cudaStream_t
 
 SideStream::~SideStream() {
   if (before_ != nullptr) cudaEventDestroy(before_);
-  if (after_ != nullptr) cudaEventDestroy(after_);
+  if (marked_ != nullptr) cudaEventDestroy(marked_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
 void SideStream::open() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   check(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming));
-  check(cudaEventCreateWithFlags(&after_, cudaEventDisableTiming));
+  check(cudaEventCreateWithFlags(&marked_, cudaEventDisableTiming));
 }
 
 void SideStream::follow(cudaStream_t stream) const {
@@ -85,10 +85,9 @@ void SideStream::follow(cudaStream_t stream) const {
   check(cudaStreamWaitEvent(stream_, before_, 0));
 }
 
-void SideStream::join(cudaStream_t stream) const {
-  check(cudaEventRecord(after_, stream_));
-  check(cudaStreamWaitEvent(stream, after_, 0));
-}
+void SideStream::mark() const { check(cudaEventRecord(marked_, stream_)); }
+
+void SideStream::join(cudaStream_t stream) const { check(cudaStreamWaitEvent(stream, marked_, 0)); }
 
 Machine::Machine(int device_number, cudaStream_t stream_given, bool owns_stream, GpuOptions const& wanted)
     : device(device_number),

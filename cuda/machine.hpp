@@ -57,13 +57,15 @@ class SideStream {
   ~SideStream();
   void open();
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  /// What is enqueued here from now on waits for what is enqueued on `stream` now; and the other way round.
+  /// What is enqueued here from now on waits for what is enqueued on `stream` now.
   void follow(cudaStream_t stream) const;
+  /// What is enqueued on a stream after `join` waits for what was enqueued here before `mark`.
+  void mark() const;
   void join(cudaStream_t stream) const;
 
  private:
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t before_ = nullptr, after_ = nullptr;
+  cudaEvent_t before_ = nullptr, marked_ = nullptr;
 };
 
 /// Whether the device computes FP64 at a quarter of its FP32 rate or faster.

@@ -163,6 +163,43 @@ void measure_step(Report& report, Gpu const& gpu, index_t channels, index_t rows
   report.add({name, ms, "ms", products(gpu), "its two products as they are computed", 0});
 }
 
+/// A product of R1's step in every way, timed and against FP64.
+void measure_products(Report& report, Gpu const& gpu, index_t rows, index_t channels) {
+  struct Way {
+    char const* name;
+    cuda::Products products;
+  };
+  std::string const shape =
+      ", " + std::to_string(rows) + " x " + std::to_string(channels) + " x " + std::to_string(channels);
+  if (!report.wants("product" + shape)) return;
+  auto const host = outlier_activations(rows, channels, 1);
+  Buffer<BFloat16> const staging(static_cast<std::size_t>(host.size()));
+  auto const X = upload(gpu, host, staging.data());
+  auto R = gpu.matrix<float>(channels, channels), O = gpu.matrix<float>(rows, channels);
+  RowMatrix<float> const rotation = random_hadamard(channels, 3).cast<float>();
+  gpu.copy(MatrixView<float const>(rotation), R.view());
+  auto wide_X = gpu.matrix<double>(rows, channels), wide_R = gpu.matrix<double>(channels, channels),
+       exact = gpu.matrix<double>(rows, channels);
+  gpu.copy(X.view(), wide_X.view());
+  gpu.copy(R.view(), wide_R.view());
+  gpu.gemm<double>(1.0, wide_X, Op::none, wide_R, Op::none, 0.0, exact);
+  RowMatrix<double> expected(rows, channels);
+  RowMatrix<float> found(rows, channels);
+  gpu.copy(exact.view(), MatrixView<double>(expected));
+  double plain = 0;
+  for (Way const& way : {Way{"FP32", cuda::Products::float32}, Way{"tf32x3", cuda::Products::tf32x3},
+                         Way{"TF32", cuda::Products::tf32}}) {
+    Gpu const on(gpu.stream(), {.products = way.products});
+    double const ms =
+        wall_milliseconds(on, 5, [&] { on.gemm<float>(1.0f, X, Op::none, R, Op::none, 0.0f, O); });
+    gpu.copy(O.view(), MatrixView<float>(found));
+    double const error = (found.cast<double>() - expected).norm() / expected.norm();
+    if (plain == 0) plain = ms;
+    report.add({std::string("product in ") + way.name + shape, ms, "ms", plain, "FP32", 0});
+    report.add({std::string("product in ") + way.name + shape + ": relative error", error, "", 0, "", 0});
+  }
+}
+
 /// The R2 of one layer, its heads of 128 together.
 void measure_layer(Report& report, Gpu const& gpu, index_t heads, index_t tokens) {
   std::string const name = "R2 of a layer, " + std::to_string(heads) + " heads of 128";
@@ -230,6 +267,7 @@ int run(int argc, char** argv) {
   measure_qr(report, gpu, quick ? 256 : 4096);
   measure_qr(report, gpu, quick ? 128 : 1024);
   measure_heads(report, gpu, quick ? 16 : 1024, 128);
+  measure_products(report, gpu, quick ? 512 : 8192, quick ? 256 : 4096);
   measure_step(report, gpu, quick ? 256 : 4096, quick ? 512 : 8192);
   measure_layer(report, gpu, quick ? 2 : 32, quick ? 128 : 2048);
   if (quick) {

@@ -145,10 +145,6 @@ TEST_CASE("Gpu: products of split factors are as exact as in FP32", "[gpu]") {
                                            2),
                        B = gaussian<float>(op_b == Op::none ? depth : cols, op_b == Op::none ? cols : depth,
                                            3);
-      A(0, 0) = 1e-39f;  // denormal, and what rounding would make infinite
-      A(1, 1) = 0x1.fffffep127f;
-      if (op_b == Op::none) B.topRows(2).setZero();
-      else B.leftCols(2).setZero();
       RowMatrix<float> const C = gaussian<float>(rows, cols, 4);
       RowMatrix<double> exact = C.cast<double>();
       cpu.gemm<double>(0.5, RowMatrix<double>(A.cast<double>()), op_a, RowMatrix<double>(B.cast<double>()),
@@ -173,6 +169,13 @@ TEST_CASE("Gpu: products of split factors are as exact as in FP32", "[gpu]") {
   auto c = split.matrix<float>(5, n);
   split.multiply_lower<float>(a, l, c);
   CHECK(distance(on_host(split, c.view()), C) < 2e-6 * C.norm());
+  RowMatrix<float> extreme(1, 2);
+  extreme << 0x1.fffffep127f, 1e-39f;  // rounding would make the first infinite
+  auto const e = on_device(split, extreme),
+             two = on_device(split, RowMatrix<float>(RowMatrix<float>::Ones(2, 1)));
+  auto largest = split.matrix<float>(1, 1);
+  split.gemm<float>(1.0f, e, Op::none, two, Op::none, 0.0f, largest);
+  CHECK(on_host(split, largest.view())(0, 0) >= 0x1.ffep127f);
   auto bad = on_device(split, RowMatrix<float>(RowMatrix<float>::Constant(2, 3, INFINITY)));
   auto const ones = on_device(split, RowMatrix<float>(RowMatrix<float>::Ones(3, 2)));
   auto product = split.matrix<float>(2, 2);
@@ -226,7 +229,7 @@ TEST_CASE("Gpu: factors of several blocks", "[gpu]") {
   if (test::no_device()) return;
   Gpu const gpu;
   Cpu const cpu(2);
-  for (index_t const n : {129, 700}) {  // 700: two leaves, the second of a block and a half
+  for (index_t const n : {129, 700, 1161}) {  // the last: three leaves, the last of a block and 9 rows
     RowMatrix<double> const Z =
         gaussian<double>(n, n, 3) / std::sqrt(static_cast<double>(n)) + 2 * RowMatrix<double>::Identity(n, n);
     RowMatrix<double> G(n, n), L;

@@ -121,8 +121,8 @@ class HostThread {
   static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
     return (upper & 0xFFFFFF00u) | (x >> (8 * k) & 0xFFu);
   }
-  static float sign_of_byte(std::uint32_t x, int k) {
-    return std::bit_cast<float>((x >> (8 * k) & 0xFFu) << 24 | 0x00800000u);
+  static float sign_of_byte(std::uint32_t x, int k, std::uint32_t rest) {
+    return std::bit_cast<float>((x >> (8 * k) & 0xFFu) << 24 | rest << 16);
   }
   std::uint32_t reduce_max(std::uint32_t x) const {
     std::uint32_t most = 0;

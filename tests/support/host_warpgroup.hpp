@@ -105,8 +105,6 @@ template <int Pending>
 void warpgroup_wait(HostThread const&) {}
 template <class Word, int Rows>
 void hold(HostThread const&, Word (&)[Rows][4]) {}
-template <class Word>
-void hold_row(HostThread const&, Word (&)[4]) {}
 
 inline void multiply_warpgroup(HostThread const& thread, std::int32_t (&d)[16][4],
                                std::uint32_t const (&a)[4], std::byte const* b, bool accumulate) {

@@ -194,6 +194,7 @@ struct BaseStrip {
     for (int i = 0; i < Outputs; ++i)
       for (int e = 0; e < 4; ++e) v[i][e] = -0.0f;
     int const step = groups * sign_bytes;
+    std::uint32_t const rest = thread.opaque(0x80u);
     for (int row = 0; row < order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes())
       unrolled<4>([&](auto index) {  // orders but 2 are multiples of 4
         if (order % 4 != 0 && row + index >= order) return;
@@ -207,7 +208,7 @@ struct BaseStrip {
             bytes[i] = reinterpret_cast<std::uint32_t const*>(sign_at + index * step)[i];
         }
         for (int i = 0; i < Outputs; ++i) {
-          float const sign = thread.sign_of_byte(bytes[i / 4], i % 4);
+          float const sign = thread.sign_of_byte(bytes[i / 4], i % 4, rest);
           for (int e = 0; e < 4; ++e) v[i][e] = std::fmaf(sign, x.x[e], v[i][e]);
         }
       });

@@ -126,9 +126,10 @@ class DeviceThread {
   __device__ static std::uint32_t below(std::uint32_t upper, std::uint32_t x, int k) {
     return __byte_perm(x, upper, 0x7650u | static_cast<unsigned>(k));
   }
-  /// +1 or -1, with the sign that is the top bit of byte `k` of x; the bytes are 0x3F or 0xBF.
-  __device__ static float sign_of_byte(std::uint32_t x, int k) {
-    return __uint_as_float(__byte_perm(x, 0x80u, 0x0455u | static_cast<unsigned>(k) << 12));
+  /// +1 or -1, with the sign that is the top bit of byte `k` of x; the bytes are 0x3F or 0xBF, `rest` is 0x80,
+  /// in a register.
+  __device__ static float sign_of_byte(std::uint32_t x, int k, std::uint32_t rest) {
+    return __uint_as_float(__byte_perm(x, rest, 0x0455u | static_cast<unsigned>(k) << 12));
   }
   /// The largest of the warp's numbers.
   __device__ static std::uint32_t reduce_max(std::uint32_t x) { return __reduce_max_sync(0xFFFFFFFFu, x); }

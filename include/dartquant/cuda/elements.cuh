@@ -60,7 +60,7 @@ struct ConvertElements {
 };
 
 /// high + low <- x, both with at most 11 significant bits, what TF32 holds: x but for a relative 2^-23. What
-/// is not finite goes to `high` whole.
+/// is not finite goes to `high` as it is.
 struct SplitElements {
   static constexpr int threads = element_threads;
   DeviceMatrixView<float const> x;
@@ -69,14 +69,19 @@ struct SplitElements {
   template <class Thread>
   DARTQUANT_DEVICE void operator()(Thread const& thread) const {
     for_each_element(thread, x.rows(), x.cols(), [&](index_t row, index_t col) {
-      float const value = x(row, col), rounded = round(value);
-      bool const whole = !(rounded - rounded == 0);  // not finite, or rounded to what is not
-      high(row, col) = whole ? value : rounded;
-      low(row, col) = whole ? 0.0f : round(value - rounded);
+      float const value = x(row, col);
+      bool const finite = value - value == 0;
+      float upper = round(value);
+      if (finite && !(upper - upper == 0)) upper = truncate(value);  // the largest would become infinite
+      high(row, col) = finite ? upper : value;
+      low(row, col) = finite ? round(value - upper) : 0.0f;
     });
   }
 
  private:
+  [[nodiscard]] DARTQUANT_DEVICE static float truncate(float value) {
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) & 0xFFFFE000u);
+  }
   /// To the nearest, ties away from zero.
   [[nodiscard]] DARTQUANT_DEVICE static float round(float value) {
     return std::bit_cast<float>((std::bit_cast<std::uint32_t>(value) + 0x1000u) & 0xFFFFE000u);

@@ -32,7 +32,7 @@ enum class WgmmaSums {
 /// What bounds it: per stage of 1024 cycles of the tensor cores 16 KiB of nibbles and 16 KiB of activations
 /// from the L2 cache, and 64 KiB that the instructions read from shared memory.
 ///
-/// whole: the weights of a stage become bytes between the instructions of the stage before. stages: both
+/// whole: the weights of a stage become bytes while the instructions of the stage before run. stages: both
 /// blocks of outputs of a warpgroup use one set of integers in turn; while one warpgroup scales, the other
 /// multiplies. groups: one block of outputs, correct for everything.
 template <WgmmaSums Sums>
@@ -197,35 +197,22 @@ struct MultiplyWgmma {
 
   // ---- whole: one scale per output
 
-  /// The nibbles of a stage on their way, and where those of the warp's panels begin.
-  struct Stream {
-    Words4 const* panels[out_blocks];
-    Nibbles nibbles[out_blocks];
-  };
-
   template <class Thread>
   DARTQUANT_DEVICE void multiply_whole(Thread const& thread, float (&values)[out_blocks][16][4]) const {
     int const blocks = staged.tiles / 2;
     std::int32_t dot[out_blocks][16][4] = {};
-    Operand even[out_blocks], odd[out_blocks];  // of two stages in turn: one is read while the other is made
-    Stream stream;
+    Operand even[out_blocks], odd[out_blocks];  // of two stages in turn: one is read while the other changes
+    Nibbles nibbles[out_blocks];
 #pragma unroll
-    for (int b = 0; b < out_blocks; ++b) {
-      int const of = panel(thread, b) < p.w.panels ? panel(thread, b) : p.w.panels - 1;
-      stream.panels[b] = p.w.fragment(of, 0, thread.lane());
-    }
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) read_tile(0, tile, stream);
-#pragma unroll
-    for (int step = 0; step < 4; ++step) unpack_step(thread, 1, step, stream, even);
+    for (int b = 0; b < out_blocks; ++b) read(thread, 0, b, nibbles[b]);
     Place at, next;
     for (int i = 0; i < ahead; ++i) next.advance();
     int block = 0;
     for (; block + 1 < blocks; block += 2) {
-      multiply_stage(thread, block, at, next, stream, even, odd, dot);
-      multiply_stage(thread, block + 1, at, next, stream, odd, even, dot);
+      multiply_stage(thread, block, at, next, nibbles, even, dot);
+      multiply_stage(thread, block + 1, at, next, nibbles, odd, dot);
     }
-    if (block < blocks) multiply_stage(thread, block, at, next, stream, even, odd, dot);
+    if (block < blocks) multiply_stage(thread, block, at, next, nibbles, even, dot);
     warpgroup_wait<0>(thread);
     float scales[out_blocks][2];
     load_scales(thread, 0, scales);
@@ -242,53 +229,31 @@ struct MultiplyWgmma {
     }
   }
 
-  /// Starts reading a tile of a stage; behind the last one that one again: activations are 0 there.
-  DARTQUANT_DEVICE void read_tile(int block, int tile, Stream& stream) const {
-    int const last = p.w.tiles_of_panel - 1, at = 2 * block + tile < last ? 2 * block + tile : last;
-#pragma unroll
-    for (int b = 0; b < out_blocks; ++b) stream.nibbles[b][tile] = stream.panels[b][32 * at];
-  }
-  /// The bytes of 32 channels. Whole tiles of nibbles that have become bytes give way to those of `block`.
-  template <class Thread>
-  DARTQUANT_DEVICE void unpack_step(Thread const& thread, int block, int step, Stream& stream,
-                                    Operand (&to)[out_blocks]) const {
-#pragma unroll
-    for (int b = 0; b < out_blocks; ++b) {
-      Words4 const& words = stream.nibbles[b][step / 2];
-      SixteenTimes const bytes(words.v[step % 2 * 2], words.v[step % 2 * 2 + 1]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) to[b][step][i] = bytes.a[i];
-      hold_row(thread, to[b][step]);
-    }
-    if (step % 2 == 1) read_tile(block, step / 2, stream);
-  }
-
-  /// Multiplies a stage by its bytes `by` and makes those of the next, step by step in turn: the tensor cores
-  /// take an instruction only when the one before begins, so that a warp which made all bytes between two
-  /// stages would leave them idle.
   template <class Thread>
   DARTQUANT_DEVICE void multiply_stage(Thread const& thread, int block, Place& at, Place& next,
-                                       Stream& stream, Operand const (&by)[out_blocks],
-                                       Operand (&made)[out_blocks],
+                                       Nibbles (&nibbles)[out_blocks], Operand (&a)[out_blocks],
                                        std::int32_t (&dot)[out_blocks][16][4]) const {
+    fill(thread, block + ahead, next);
+    next.advance();
+#pragma unroll
+    for (int b = 0; b < out_blocks; ++b) {
+      unpack(nibbles[b], a[b]);
+      hold(thread, a[b]);
+      read(thread, block + 1, b, nibbles[b]);
+    }
     barrier_wait(thread, full(thread, at.slot), at.round);
 #pragma unroll
     for (int b = 0; b < out_blocks; ++b) hold(thread, dot[b]);
+    warpgroup_fence(thread);
     std::byte const* const x = stage_data(thread, at.slot);
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      warpgroup_fence(thread);
+    for (int step = 0; step < 4; ++step)
 #pragma unroll
       for (int b = 0; b < out_blocks; ++b)
-        multiply_warpgroup(thread, dot[b], by[b][step], x + step * 256, true);
-      if (step % 3 == 0) warpgroup_commit(thread);
-      if (step == 0) warpgroup_wait<1>(thread);  // the stage before is done: its bytes and slot are free
-      unpack_step(thread, block + 2, step, stream, made);
-      if (step != 1) continue;
-      if (block > 0) leave(thread, at.slot == 0 ? stages - 1 : at.slot - 1);
-      fill(thread, block + ahead, next);
-      next.advance();
-    }
+        multiply_warpgroup(thread, dot[b], a[b][step], x + step * 256, true);
+    warpgroup_commit(thread);
+    warpgroup_wait<1>(thread);  // the stage before is done
+    if (block > 0) leave(thread, at.slot == 0 ? stages - 1 : at.slot - 1);
     at.advance();
   }
 

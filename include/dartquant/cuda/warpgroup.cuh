@@ -82,11 +82,6 @@ __device__ void hold(DeviceThread const&, Word (&words)[Rows][4]) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) asm volatile("" : "+r"(words[j][c])::"memory");
 }
-template <class Word>
-__device__ void hold_row(DeviceThread const&, Word (&words)[4]) {
-#pragma unroll
-  for (int c = 0; c < 4; ++c) asm volatile("" : "+r"(words[c])::"memory");
-}
 
 /// d [64, 128] = a [64, 32] b [32, 128] of signed bytes, + d where `accumulate`. Warp w of the warpgroup
 /// holds rows 16 w .. of a and d, spread over its lanes as multiply_bytes spreads them; d[j] are columns 8 j
@@ -137,8 +132,6 @@ template <int Pending>
 __device__ void warpgroup_wait(DeviceThread const&) {}
 template <class Word, int Rows>
 __device__ void hold(DeviceThread const&, Word (&)[Rows][4]) {}
-template <class Word>
-__device__ void hold_row(DeviceThread const&, Word (&)[4]) {}
 __device__ inline void multiply_warpgroup(DeviceThread const&, std::int32_t (&)[16][4],
                                           std::uint32_t const (&)[4], std::byte const*, bool) {
   __trap();

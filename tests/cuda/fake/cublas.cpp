@@ -37,9 +37,9 @@ void demand_matrix(char const* who, T const* data, int rows, int cols, int ld) {
             sizeof(T));
 }
 
-/// What the tensor cores take of a float.
+/// What the tensor cores are given of a float: the largest become infinite.
 [[nodiscard]] double tf32(float x) {
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xFFFFE000u);
+  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x1000u) & 0xFFFFE000u);
 }
 
 template <class T>
