@@ -92,7 +92,27 @@ Ceiling additions(dartquant_isa isa) {
   return isa == dartquant_isa_avx512_vnni ? Ceiling::add_512 : Ceiling::add_256;
 }
 
-double additions_of(std::int64_t block) { return std::log2(static_cast<double>(block)); }  // per value
+/// A transform with the base that its block asks for.
+struct Transform {
+  std::vector<std::int8_t> base;
+  dartquant_transform c{nullptr, 0, nullptr, 0};
+
+  explicit Transform(std::int64_t block) {
+    std::int64_t order = 1;
+    if (block > 0) static_cast<void>(dartquant_hadamard_base(block, nullptr, 0, &order));
+    if (order > 1) {
+      base.resize(static_cast<std::size_t>(order * order));
+      static_cast<void>(dartquant_hadamard_base(block, base.data(), base.size(), &order));
+    }
+    c = {nullptr, block, order > 1 ? base.data() : nullptr, order};
+  }
+};
+
+/// Per value; see RowKernels::multiply_base.
+double additions_of(std::int64_t block) {
+  double const order = static_cast<double>(Transform(block).c.base_order);
+  return std::log2(static_cast<double>(block) / order) + (order > 1 ? order / 4 + 3 : 0);
+}
 
 constexpr std::int64_t cached_values = 4096;  // short blocks are transformed many at a time
 
@@ -138,7 +158,7 @@ void hadamard(benchmark::State& state, dartquant_isa isa, std::int64_t cols, std
   PinnedThreads& threads = threads_of(count);
   fill(dartquant_float32);
   dartquant_cpu const cpu = processor(isa);
-  dartquant_transform const transform{nullptr, block, nullptr, 0};
+  Transform const transform(block);
   bool const cached = rows != 0;
   if (!cached) rows = rows_in_memory(cols, dartquant_float32);
   int const times = cached ? 40 : 1;
@@ -149,7 +169,7 @@ void hadamard(benchmark::State& state, dartquant_isa isa, std::int64_t cols, std
   double const seconds = seconds_of(state, threads, [&](int part) {
     for (int i = 0; i < times; ++i)
       static_cast<void>(
-          dartquant_hadamard(&cpu, &transform, &x, &x, spaces.of(part), spaces.bytes, part, count));
+          dartquant_hadamard(&cpu, &transform.c, &x, &x, spaces.of(part), spaces.bytes, part, count));
   });
   double const values = static_cast<double>(rows * cols * times), peak = rate(ceiling, threads);
   double const best = values * (cached ? additions_of(block) : 8.0) / seconds;
@@ -197,7 +217,7 @@ void quantize(benchmark::State& state, dartquant_isa isa, Quantization const& wh
   PinnedThreads& threads = threads_of(count);
   fill(what.type);
   dartquant_cpu const cpu = processor(isa);
-  dartquant_transform const transform{nullptr, what.block, nullptr, 0};
+  Transform const transform(what.block);
   std::int64_t const rows = rows_in_memory(what.cols, what.type);
   dartquant_matrix const x{inputs().as(), what.type, rows, what.cols, what.cols};
   dartquant_quantized const q = quantized(what, rows);
@@ -205,7 +225,7 @@ void quantize(benchmark::State& state, dartquant_isa isa, Quantization const& wh
   rate(Ceiling::read, threads);
   double const seconds = seconds_of(state, threads, [&](int part) {
     static_cast<void>(
-        dartquant_quantize(&cpu, &transform, &x, 1.0f, &q, spaces.of(part), spaces.bytes, part, count));
+        dartquant_quantize(&cpu, &transform.c, &x, 1.0f, &q, spaces.of(part), spaces.bytes, part, count));
   });
   double const values = static_cast<double>(rows * what.cols);
   double const read = values * (what.type == dartquant_float32 ? 4 : 2);
@@ -261,6 +281,14 @@ void add_in_memory(dartquant_isa isa, std::string const& set, int count) {
   for (std::int64_t const block : {128, 4096})
     add("hadamard_in_memory/" + set + "/" + std::to_string(block) + end,
         [=](benchmark::State& state) { hadamard(state, isa, 4096, block, 0, count); });
+  for (std::int64_t const cols : {5120, 14336, 11008}) {  // bases of order 20, 28 and 172
+    add("hadamard_in_memory/" + set + "/" + std::to_string(cols) + end,
+        [=](benchmark::State& state) { hadamard(state, isa, cols, cols, 0, count); });
+    add("quantize_int4_per_token/" + set + "/block:" + std::to_string(cols) + "/bfloat16" + end,
+        [=](benchmark::State& state) {
+          quantize(state, isa, {cols, cols, 0, 4, dartquant_symmetric, dartquant_bfloat16}, count);
+        });
+  }
   static char const* const types[] = {"float32", "float16", "bfloat16"};
   for (auto const type : {dartquant_float32, dartquant_float16, dartquant_bfloat16}) {
     std::string const name = std::string("/") + types[type] + end;

@@ -181,7 +181,7 @@ dartquant_status dartquant_rows_workspace_size(int64_t cols, size_t* bytes);
 
 /* Y <- transform(X), X and Y [rows, cols] of any of the types; arithmetic in float. Y may be X (same data,
  * type and stride), else they must not overlap. Values that are not finite spread over their block.
- * Cost per value: m additions, and base_order more with a base. */
+ * Cost per value: m additions, and base_order / 4 + 3 more with a base. */
 dartquant_status dartquant_hadamard(dartquant_cpu const* cpu, dartquant_transform const* transform,
                                     dartquant_matrix const* x, dartquant_matrix const* y, void* workspace,
                                     size_t workspace_bytes, int64_t part, int64_t parts);

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "cpu/avx2_base.hpp"
+#include "cpu/base_sums.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
@@ -175,49 +176,43 @@ void walsh_ahead(float* x, std::int64_t count, std::int64_t length, Ahead* ahead
 
 // ---- the base of other orders -------------------------------------------------------------------------
 
-/// Signs as floats, so that a sum or difference is one FMA with a broadcast.
-constexpr std::int64_t sums = 8, chunk = 128;  // outputs at a time; rows of X whose signs are kept
+struct Eight {
+  static constexpr std::int64_t lanes = 8;
+  using Type = __m256;
+  static DARTQUANT_INLINE Type load(float const* x) { return _mm256_loadu_ps(x); }
+  static DARTQUANT_INLINE void store(float* x, Type v) { _mm256_storeu_ps(x, v); }
+  static DARTQUANT_INLINE Type add(Type a, Type b) { return _mm256_add_ps(a, b); }
+  static DARTQUANT_INLINE Type subtract(Type a, Type b) { return _mm256_sub_ps(a, b); }
+  static DARTQUANT_INLINE Type negative(Type a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+};
 
-/// Adds rows [from, from + chunk) of X [order, length] to outputs [first, first + 8).
-void add_rows(std::int8_t const* signs_of, std::int64_t order, std::int64_t length, float const* x, float* y,
-              std::int64_t first, std::int64_t from) {
-  std::int64_t const count = smaller(sums, order - first), to = smaller(order, from + chunk);
-  float sign[chunk][sums];
-  for (std::int64_t j = from; j < to; ++j)
-    for (std::int64_t i = 0; i < sums; ++i)
-      sign[j - from][i] = i < count ? static_cast<float>(signs_of[j * order + first + i]) : 0.0f;
-  for (std::int64_t k = 0; k < length; k += lanes) {
-    __m256 a[sums];
-    __m256 const x0 = _mm256_loadu_ps(x + k);
-#pragma GCC unroll 8
-    for (int i = 0; i < sums; ++i)
-      a[i] = from == 0 ? _mm256_mul_ps(x0, _mm256_set1_ps(sign[0][i]))
-                       : _mm256_loadu_ps(y + (first + (i < count ? i : 0)) * length + k);
-    for (std::int64_t j = from == 0 ? 1 : from; j < to; ++j) {
-      __m256 const row = _mm256_loadu_ps(x + j * length + k);
-#pragma GCC unroll 8
-      for (int i = 0; i < sums; ++i) a[i] = _mm256_fmadd_ps(row, _mm256_set1_ps(sign[j - from][i]), a[i]);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < sums; ++i)
-      if (i < count) _mm256_storeu_ps(y + (first + i) * length + k, a[i]);
-  }
-}
-
-/// length < 8: lanes are outputs, every column a register; y is X transposed, [length, order].
+/// length < 8: lanes are outputs, every column a register; y is X transposed, [length, order]. A sign is a
+/// factor: the product is exact, so an FMA is a sum.
 template <int length>
 void multiply_base_by_outputs(std::int8_t const* signs_of, std::int64_t order, float* x, float* y) {
   for (std::int64_t first = 0; first < order; first += lanes) {
     std::int64_t const count = smaller(lanes, order - first);
-    __m256 sum[length];
-    for (std::int64_t j = 0; j < order; ++j) {
+    auto const signs_at = [&](std::int64_t j) {
       std::int64_t bytes = 0;
       std::memcpy(&bytes, signs_of + j * order + first, static_cast<std::size_t>(count));
-      __m256 const s = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
+      return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
+    };
+    __m256 sum[length];
+    for (auto& one : sum) one = _mm256_set1_ps(-0.0f);  // -0 + x is x, whatever x is
+    for (std::int64_t j = 0; j < order; j += 4) {
+      std::int64_t const rows = order - j;
+      __m256 const none = _mm256_setzero_ps(), s0 = signs_at(j), s1 = rows > 1 ? signs_at(j + 1) : none,
+                   s2 = rows > 2 ? signs_at(j + 2) : none, s3 = rows > 3 ? signs_at(j + 3) : none;
+      __m256 const s01 = _mm256_mul_ps(s0, s1), s02 = _mm256_mul_ps(s0, s2), s23 = _mm256_mul_ps(s2, s3);
 #pragma GCC unroll 4
       for (int k = 0; k < length; ++k) {
-        __m256 const value = _mm256_set1_ps(x[j * length + k]);
-        sum[k] = j == 0 ? _mm256_mul_ps(value, s) : _mm256_fmadd_ps(value, s, sum[k]);
+        float const* const at = x + j * length + k;
+        auto const row = [&](int r) { return _mm256_set1_ps(at[r * length]); };
+        __m256 four = row(0);
+        if (rows > 1) four = _mm256_fmadd_ps(row(1), s01, four);
+        if (rows == 3) four = _mm256_fmadd_ps(row(2), s02, four);
+        if (rows > 3) four = _mm256_fmadd_ps(_mm256_fmadd_ps(row(3), s23, row(2)), s02, four);
+        sum[k] = _mm256_fmadd_ps(four, s0, sum[k]);
       }
     }
 #pragma GCC unroll 4
@@ -236,13 +231,14 @@ void multiply_base(std::int8_t const* signs_of, std::int64_t order, std::int64_t
       return multiply_base_by_outputs<2>(signs_of, order, x, buffer);
     case 4:
       return multiply_base_by_outputs<4>(signs_of, order, x, buffer);
+    case 8:
+      BaseSums<Eight, 1>::multiply(signs_of, order, length, x, buffer);
+      break;
     default:
-      for (std::int64_t first = 0; first < order; first += sums)
-        for (std::int64_t from = 0; from < order; from += chunk)
-          add_rows(signs_of, order, length, x, buffer, first, from);
-      for (std::int64_t j = 0; j < order * length; j += lanes)  // length is a multiple of 8
-        _mm256_storeu_ps(x + j, _mm256_loadu_ps(buffer + j));
+      BaseSums<Eight, 2>::multiply(signs_of, order, length, x, buffer);
   }
+  for (std::int64_t j = 0; j < order * length; j += lanes)
+    _mm256_storeu_ps(x + j, _mm256_loadu_ps(buffer + j));
 }
 
 }  // namespace

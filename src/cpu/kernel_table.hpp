@@ -126,8 +126,12 @@ struct RowKernels {
   /// `count` consecutive blocks of `length` = 2^m values are multiplied by the Sylvester-Hadamard matrix.
   /// Stages h = 1, 2, 4, ... in this order, so that the bytes are the same for every instruction set.
   void (*walsh)(float* x, std::int64_t count, std::int64_t length);
-  /// One block X [order, length], row-major, length a power of two: X <- S^T X, S [order, order] of +-1,
-  /// every sum formed from row 0 upwards, starting with +-x_0. buffer [order, length].
+  /// One block X [order, length], row-major, length a power of two: X <- S^T X, S [order, order] of +-1.
+  /// Every sum is formed of four rows at a time from row 0 upwards, of which there may be fewer at the end:
+  ///
+  ///     s0 ((x0 + s0 s1 x1) + s0 s2 (x2 + s2 s3 x3)),
+  ///
+  /// so that the bytes are the same for every instruction set. buffer [order, length].
   void (*multiply_base)(std::int8_t const* signs, std::int64_t order, std::int64_t length, float* x,
                         float* buffer);
   /// The range of x, extended to hold 0.

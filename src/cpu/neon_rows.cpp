@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/base_sums.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
@@ -175,30 +176,21 @@ void walsh(float* x, std::int64_t count, std::int64_t length) {
   }
 }
 
+struct Four {
+  static constexpr std::int64_t lanes = 4;
+  using Type = float32x4_t;
+  static Type load(float const* x) { return vld1q_f32(x); }
+  static void store(float* x, Type v) { vst1q_f32(x, v); }
+  static Type add(Type a, Type b) { return vaddq_f32(a, b); }
+  static Type subtract(Type a, Type b) { return vsubq_f32(a, b); }
+  static Type negative(Type a) { return vnegq_f32(a); }
+};
+
 void multiply_base(std::int8_t const* signs, std::int64_t order, std::int64_t length, float* x,
                    float* buffer) {
-  for (std::int64_t i = 0; i < order; ++i) {
-    float* const y = buffer + i * length;
-    std::int64_t k = 0;
-    for (; k + 16 <= length; k += 16) {
-      float32x4_t sum[4];
-      for (std::int64_t j = 0; j < order; ++j) {
-        uint32x4_t const flip = vdupq_n_u32(signs[j * order + i] > 0 ? 0 : 0x80000000u);
-        for (int part = 0; part < 4; ++part) {
-          uint32x4_t const bits = vreinterpretq_u32_f32(vld1q_f32(x + j * length + k + 4 * part));
-          float32x4_t const term = vreinterpretq_f32_u32(veorq_u32(bits, flip));
-          sum[part] = j == 0 ? term : vaddq_f32(sum[part], term);
-        }
-      }
-      for (int part = 0; part < 4; ++part) vst1q_f32(y + k + 4 * part, sum[part]);
-    }
-    for (; k < length; ++k) {
-      float sum = signs[i] > 0 ? x[k] : -x[k];
-      for (std::int64_t j = 1; j < order; ++j)
-        sum = signs[j * order + i] > 0 ? sum + x[j * length + k] : sum - x[j * length + k];
-      y[k] = sum;
-    }
-  }
+  if (length < 4) return portable_rows.multiply_base(signs, order, length, x, buffer);
+  if (length < 16) BaseSums<Four, 1>::multiply(signs, order, length, x, buffer);
+  else BaseSums<Four, 4>::multiply(signs, order, length, x, buffer);
   std::memcpy(x, buffer, bytes_of(order * length, sizeof *x));
 }
 

@@ -54,19 +54,35 @@ void walsh(float* x, std::int64_t count, std::int64_t length) {
   walsh_hadamard(MatrixView<float>(x, 1, count * length), length);
 }
 
+/// s0 ((x0 + s0 s1 x1) + s0 s2 (x2 + s2 s3 x3)), of as many of the four as there are. Products with +-1 are
+/// exact.
+template <int rows>
+void sum_rows(std::int8_t const* signs, std::int64_t order, std::int64_t length, float const* x, bool first,
+              float* y) {
+  auto const sign = [&](int row) { return row < rows ? static_cast<float>(signs[row * order]) : 0.0f; };
+  float const s0 = sign(0), s01 = s0 * sign(1), s02 = s0 * sign(2), s23 = sign(2) * sign(3);
+  for (std::int64_t k = 0; k < length; ++k) {
+    float sum = x[k];
+    if (rows > 1) sum += s01 * x[k + length];
+    if (rows == 3) sum += s02 * x[k + 2 * length];
+    if (rows == 4) sum += s02 * (x[k + 2 * length] + s23 * x[k + 3 * length]);
+    y[k] = first ? s0 * sum : y[k] + s0 * sum;
+  }
+}
+
 void multiply_base(std::int8_t const* signs, std::int64_t order, std::int64_t length, float* x,
                    float* buffer) {
-  for (std::int64_t i = 0; i < order; ++i) {
-    float* const y = buffer + i * length;
-    for (std::int64_t k = 0; k < length; ++k) y[k] = signs[i] > 0 ? x[k] : -x[k];
-    for (std::int64_t j = 1; j < order; ++j) {
-      float const* const row = x + j * length;
-      if (signs[j * order + i] > 0)
-        for (std::int64_t k = 0; k < length; ++k) y[k] += row[k];
-      else
-        for (std::int64_t k = 0; k < length; ++k) y[k] -= row[k];
+  for (std::int64_t i = 0; i < order; ++i)
+    for (std::int64_t j = 0; j < order; j += 4) {
+      std::int8_t const* const own = signs + j * order + i;
+      float const* const from = x + j * length;
+      float* const y = buffer + i * length;
+      std::int64_t const rows = order - j;
+      if (rows == 1) sum_rows<1>(own, order, length, from, j == 0, y);
+      else if (rows == 2) sum_rows<2>(own, order, length, from, j == 0, y);
+      else if (rows == 3) sum_rows<3>(own, order, length, from, j == 0, y);
+      else sum_rows<4>(own, order, length, from, j == 0, y);
     }
-  }
   for (std::int64_t k = 0; k < order * length; ++k) x[k] = buffer[k];
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include <dartquant/cuda/hadamard_base.cuh>
 #include <dartquant/cuda/row_strip.cuh>
 
 namespace dartquant::cuda {
@@ -47,11 +48,11 @@ DARTQUANT_HD constexpr bool base_negative(int output) {
 ///   in
 ///            registers.
 ///
-/// A value costs m + order additions and 16 bytes of shared memory, and 4 more for every further thread that
-/// reads it, order / Outputs in all. Order 12, 20 or 28: if the base is the library's, its signs are those of
-/// the additions, and outputs that begin alike share them; else, and for Order 0, a sign is a byte in shared
-/// memory and becomes a factor +-1: the product is exact, so the FMA is the addition of portable.cpp, and
-/// -0 + x is x for every x.
+/// A value costs m additions, 16 bytes of shared memory, and 4 more for every further thread that reads it,
+/// order / Outputs in all. The base adds order / 4 + 3 Outputs / order additions where the signs are known
+/// while this is compiled, Order 12, 20 or 28 and the library's base: the eight sums of four rows are formed
+/// once (see hadamard_base.cuh). Else, and for Order 0, a sign is a byte in shared memory and becomes a
+/// factor: order FMAs. -0 + x is x for every x.
 template <class T, int Order, int Outputs, int Threads>
 struct BaseStrip {
   static_assert(Order % Outputs == 0 && Outputs % 2 == 0);
@@ -111,7 +112,8 @@ struct BaseStrip {
       int const row = i / width, output = i - row * width;
       bool const negative = output < order && base[row * order + output] < 0;
       int const group = output / Outputs;
-      signs[(row * groups + group) * sign_bytes + (output - group * Outputs)] = negative ? 0xBF : 0x3F;
+      signs[(row * groups + group) * sign_bytes + (output - group * Outputs)] =
+          output < order && detail::base_factor_negative(base + output, order, row) ? 0xBF : 0x3F;
       unrolled<Order>([&](auto known) {
         if (row == known && negative != detail::base_negative<Order, known>(output))
           thread.atomic_max(other, 1u);
@@ -191,27 +193,42 @@ struct BaseStrip {
   template <class Thread>
   DARTQUANT_DEVICE void multiply(Thread const& thread, std::byte const* x_at, std::byte const* sign_at,
                                  float (&v)[Outputs][4]) const {
-    for (int i = 0; i < Outputs; ++i)
-      for (int e = 0; e < 4; ++e) v[i][e] = -0.0f;
     int const step = groups * sign_bytes;
     std::uint32_t const rest = thread.opaque(0x80u);
-    for (int row = 0; row < order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes())
-      unrolled<4>([&](auto index) {  // orders but 2 are multiples of 4
-        if (order % 4 != 0 && row + index >= order) return;
-        Float4 const x = *reinterpret_cast<Float4 const*>(x_at + index * row_bytes());
-        std::uint32_t bytes[sign_bytes / 4];
-        if constexpr (sign_bytes == 16) {
-          Words4 const words = *reinterpret_cast<Words4 const*>(sign_at + index * step);
-          for (int i = 0; i < 4; ++i) bytes[i] = words.x[i];
-        } else {
-          for (int i = 0; i < sign_bytes / 4; ++i)
-            bytes[i] = reinterpret_cast<std::uint32_t const*>(sign_at + index * step)[i];
+    for (int i = 0; i < Outputs; ++i)
+      for (int e = 0; e < 4; ++e) v[i][e] = -0.0f;
+    auto const add = [&](int left) {  // the next rows, of which there are `left`
+      Float4 x[4];
+      std::uint32_t bytes[4][sign_bytes / 4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        int const at = r < left ? r : 0;
+        x[r] = *reinterpret_cast<Float4 const*>(x_at + at * row_bytes());
+        load_signs(sign_at + at * step, bytes[r]);
+      }
+#pragma unroll
+      for (int i = 0; i < Outputs; ++i) {
+        float s[4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) s[r] = thread.sign_of_byte(bytes[r][i / 4], i % 4, rest);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float const four =
+              detail::sum_of_four(x[0].x[e], x[1].x[e], x[2].x[e], x[3].x[e], s[1], s[2], s[3], left);
+          v[i][e] = std::fmaf(s[0], four, v[i][e]);
         }
-        for (int i = 0; i < Outputs; ++i) {
-          float const sign = thread.sign_of_byte(bytes[i / 4], i % 4, rest);
-          for (int e = 0; e < 4; ++e) v[i][e] = std::fmaf(sign, x.x[e], v[i][e]);
-        }
-      });
+      }
+    };
+    for (int row = 0; row + 4 <= order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes()) add(4);
+    if (order % 4 != 0) add(order % 4);
+  }
+  DARTQUANT_DEVICE static void load_signs(std::byte const* from, std::uint32_t (&bytes)[sign_bytes / 4]) {
+    if constexpr (sign_bytes == 16) {
+      Words4 const words = *reinterpret_cast<Words4 const*>(from);
+      for (int i = 0; i < 4; ++i) bytes[i] = words.x[i];
+    } else {
+      for (int i = 0; i < sign_bytes / 4; ++i) bytes[i] = reinterpret_cast<std::uint32_t const*>(from)[i];
+    }
   }
 
   /// With outputs from First on.
@@ -220,18 +237,26 @@ struct BaseStrip {
     if constexpr (First + Outputs < Order) {
       if (first > First) return multiply_known<First + Outputs>(x_at, first, v);
     }
-    unrolled<Order>([&](auto index) {
-      constexpr int row = index;
-      Float4 const x = *reinterpret_cast<Float4 const*>(x_at + row * row_bytes());
-      unrolled<Outputs>([&](auto output) {
-        constexpr int i = output;
-        constexpr bool negative = detail::base_negative<Order, row>(First + i);
-        for (int e = 0; e < 4; ++e) {
-          if constexpr (row == 0) v[i][e] = negative ? -x.x[e] : x.x[e];
-          else if constexpr (negative) v[i][e] -= x.x[e];
-          else v[i][e] += x.x[e];
-        }
-      });
+    unrolled<Order / 4>([&](auto index) {
+      constexpr int row = 4 * index;
+      Float4 x[4];
+      for (int r = 0; r < 4; ++r) x[r] = *reinterpret_cast<Float4 const*>(x_at + (row + r) * row_bytes());
+      for (int e = 0; e < 4; ++e) {
+        float const a = x[0].x[e] + x[1].x[e], b = x[0].x[e] - x[1].x[e], c = x[2].x[e] + x[3].x[e],
+                    d = x[2].x[e] - x[3].x[e];
+        unrolled<Outputs>([&](auto output) {
+          constexpr int i = output;
+          constexpr bool n0 = detail::base_negative<Order, row>(First + i),
+                         n1 = detail::base_negative<Order, row + 1>(First + i),
+                         n2 = detail::base_negative<Order, row + 2>(First + i),
+                         n3 = detail::base_negative<Order, row + 3>(First + i);
+          float const left = n0 == n1 ? a : b, right = n2 == n3 ? c : d,
+                      four = n0 == n2 ? left + right : left - right;
+          if constexpr (row == 0) v[i][e] = n0 ? -four : four;
+          else if constexpr (n0) v[i][e] -= four;
+          else v[i][e] += four;
+        });
+      }
     });
   }
 

@@ -8,10 +8,34 @@
 
 namespace dartquant::cuda::detail {
 
+// As the CPU does (RowKernels::multiply_base), rows go into the sums four at a time, those of signs s0 .. s3
+// as
+//
+//     s0 ((x0 + s0 s1 x1) + s0 s2 (x2 + s2 s3 x3)):
+//
+// row 0, 1, 2 and 3 of four bring the factors s0, s0 s1, s0 s2 and s2 s3.
+
+/// Whether the factor of a row is -1, for the output whose signs begin at `base`.
+DARTQUANT_HD inline bool base_factor_negative(std::int8_t const* base, int order, int row) {
+  auto const negative = [&](int other) { return base[other * order] < 0; };
+  int const inside = row % 4;
+  bool const own = negative(row);
+  return inside == 0 ? own : own != negative(inside == 3 ? row - 1 : row - inside);
+}
+
+/// The sum but for s0, of as many of four rows as there are. A product with +-1 is exact, so an FMA is a sum.
+DARTQUANT_HD inline float sum_of_four(float x0, float x1, float x2, float x3, float s01, float s02, float s23,
+                                      int rows) {
+  if (rows == 1) return x0;
+  float const two = std::fmaf(s01, x1, x0);
+  if (rows == 2) return two;
+  return std::fmaf(s02, rows == 3 ? x2 : std::fmaf(s23, x3, x2), two);
+}
+
 /// Every block X [order, length] of the tile, length >= 4, becomes base^T X. A thread forms 4 outputs of 4
 /// vectors of columns: 64 sums in registers, per row of the base one vector of signs (the same for a whole
-/// warp) and four of values for 64 FMAs. A product with +-1 is exact, so the FMA is the addition of
-/// portable.cpp, and -0 + x is x for every x. Precondition: tile.order / 4 * columns / 4 <= threads.
+/// warp) and four of values for 64 FMAs. -0 + x is x for every x. Precondition: tile.order / 4 * columns / 4
+/// <= threads.
 template <class Thread>
 DARTQUANT_DEVICE void multiply_base(Thread const& thread, RowTile const& tile, TileFloats floats) {
   auto* const signs = reinterpret_cast<float*>(thread.shared() + tile.signs_at);
@@ -37,17 +61,32 @@ DARTQUANT_DEVICE void multiply_base(Thread const& thread, RowTile const& tile, T
     int const rows = order - first < tile.slab ? order - first : tile.slab;
     for (int i = thread.index(); i < rows * width; i += thread.count()) {
       int const j = i / width, output = i - j * width;
-      signs[i] = output < order && tile.base[(first + j) * order + output] < 0 ? -1.0f : 1.0f;
+      signs[i] = output < order && base_factor_negative(tile.base + output, order, first + j) ? -1.0f : 1.0f;
     }
     thread.synchronize();
-    for (int j = 0; works && j < rows; ++j) {
-      Float4 const s = *reinterpret_cast<Float4 const*>(signs + j * width + outputs);
+    auto const add = [&](int j, int left) {  // from row first + j on, of which there are `left`
+      Float4 s[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+        s[r] = *reinterpret_cast<Float4 const*>(signs + (r < left ? j + r : j) * width + outputs);
+#pragma unroll
       for (int q = 0; q < 4; ++q) {
-        Float4 const x = floats.vector(at[q] + (first + j) * length);
+        Float4 x[4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) x[r] = floats.vector(at[q] + (first + (r < left ? j + r : j)) * length);
+#pragma unroll
         for (int i = 0; i < 4; ++i)
-          for (int e = 0; e < 4; ++e) sums[4 * q + i][e] = std::fmaf(s.x[i], x.x[e], sums[4 * q + i][e]);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float const four = sum_of_four(x[0].x[e], x[1].x[e], x[2].x[e], x[3].x[e], s[1].x[i], s[2].x[i],
+                                           s[3].x[i], left);
+            sums[4 * q + i][e] = std::fmaf(s[0].x[i], four, sums[4 * q + i][e]);
+          }
       }
-    }
+    };
+    int const whole = works ? rows / 4 * 4 : 0;
+    for (int j = 0; j < whole; j += 4) add(j, 4);
+    if (works && whole < rows) add(whole, rows - whole);
     thread.synchronize();
   }
   for (int q = 0; q < 4; ++q)
@@ -70,9 +109,14 @@ DARTQUANT_DEVICE void multiply_base_plainly(Thread const& thread, RowTile const&
     int const i = inside / length;
     int const first = row * tile.pitch + block * order * length + (inside - i * length);
     float sum = -0.0f;
-    for (int j = 0; j < order; ++j) {
-      float const x = floats[first + j * length];
-      sum += tile.base[j * order + i] < 0 ? -x : x;
+    for (int j = 0; j < order; j += 4) {
+      float x[4], s[4];
+      for (int r = 0; r < 4; ++r) {
+        int const base_row = j + r < order ? j + r : j;
+        x[r] = floats[first + base_row * length];
+        s[r] = base_factor_negative(tile.base + i, order, base_row) ? -1.0f : 1.0f;
+      }
+      sum += s[0] * sum_of_four(x[0], x[1], x[2], x[3], s[1], s[2], s[3], order - j);
     }
     copy[n] = sum;
   }

@@ -52,7 +52,7 @@ struct RowTile {
   // The Hadamard transform of blocks of order * 2^log_length channels.
   int log_length = 0;
   int order = 1;
-  int slab = 0;  ///< rows of the base that lie in shared memory at a time
+  int slab = 0;  ///< rows of the base that lie in shared memory at a time, a multiple of 4
   std::int8_t const* base = nullptr;
   Divider block_columns, row_blocks;  ///< by vectors of 2^log_length channels; by the blocks of a row
 
