@@ -113,7 +113,7 @@ struct BaseStrip {
       bool const negative = output < order && base[row * order + output] < 0;
       int const group = output / Outputs;
       signs[(row * groups + group) * sign_bytes + (output - group * Outputs)] =
-          output < order && detail::base_factor_negative(base + output, order, row) ? 0xBF : 0x3F;
+          output < order && detail::base_factor_negative(base, order, row, output) ? 0xBF : 0x3F;
       unrolled<Order>([&](auto known) {
         if (row == known && negative != detail::base_negative<Order, known>(output))
           thread.atomic_max(other, 1u);
@@ -197,14 +197,13 @@ struct BaseStrip {
     std::uint32_t const rest = thread.opaque(0x80u);
     for (int i = 0; i < Outputs; ++i)
       for (int e = 0; e < 4; ++e) v[i][e] = -0.0f;
-    auto const add = [&](int left) {  // the next rows, of which there are `left`
+    for (int row = 0; row < order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes()) {
       Float4 x[4];
       std::uint32_t bytes[4][sign_bytes / 4];
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        int const at = r < left ? r : 0;
-        x[r] = *reinterpret_cast<Float4 const*>(x_at + at * row_bytes());
-        load_signs(sign_at + at * step, bytes[r]);
+        x[r] = *reinterpret_cast<Float4 const*>(x_at + r * row_bytes());
+        load_signs(sign_at + r * step, bytes[r]);
       }
 #pragma unroll
       for (int i = 0; i < Outputs; ++i) {
@@ -214,13 +213,11 @@ struct BaseStrip {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float const four =
-              detail::sum_of_four(x[0].x[e], x[1].x[e], x[2].x[e], x[3].x[e], s[1], s[2], s[3], left);
+              detail::sum_of_four(x[0].x[e], x[1].x[e], x[2].x[e], x[3].x[e], s[1], s[2], s[3]);
           v[i][e] = std::fmaf(s[0], four, v[i][e]);
         }
       }
-    };
-    for (int row = 0; row + 4 <= order; row += 4, sign_at += 4 * step, x_at += 4 * row_bytes()) add(4);
-    if (order % 4 != 0) add(order % 4);
+    }
   }
   DARTQUANT_DEVICE static void load_signs(std::byte const* from, std::uint32_t (&bytes)[sign_bytes / 4]) {
     if constexpr (sign_bytes == 16) {

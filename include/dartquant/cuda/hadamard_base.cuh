@@ -15,36 +15,39 @@ namespace dartquant::cuda::detail {
 //
 // row 0, 1, 2 and 3 of four bring the factors s0, s0 s1, s0 s2 and s2 s3.
 
-/// Whether the factor of a row is -1, for the output whose signs begin at `base`.
-DARTQUANT_HD inline bool base_factor_negative(std::int8_t const* base, int order, int row) {
-  auto const negative = [&](int other) { return base[other * order] < 0; };
-  int const inside = row % 4;
-  bool const own = negative(row);
-  return inside == 0 ? own : own != negative(inside == 3 ? row - 1 : row - inside);
+/// Whether the factor of a row is -1, for output i.
+DARTQUANT_HD inline bool base_factor_negative(std::int8_t const* base, int order, int row, int i) {
+  int const other = row % 4 == 3 ? row - 1 : row / 4 * 4;
+  int const sign = base[row * order + i];
+  return (row % 4 == 0 ? sign : sign * base[other * order + i]) < 0;
 }
 
-/// The sum but for s0, of as many of four rows as there are. A product with +-1 is exact, so an FMA is a sum.
-DARTQUANT_HD inline float sum_of_four(float x0, float x1, float x2, float x3, float s01, float s02, float s23,
-                                      int rows) {
-  if (rows == 1) return x0;
-  float const two = std::fmaf(s01, x1, x0);
-  if (rows == 2) return two;
-  return std::fmaf(s02, rows == 3 ? x2 : std::fmaf(s23, x3, x2), two);
+/// The sum but for s0. A product with +-1 is exact, so an FMA is a sum.
+DARTQUANT_HD inline float sum_of_four(float x0, float x1, float x2, float x3, float s01, float s02,
+                                      float s23) {
+  return std::fmaf(s02, std::fmaf(s23, x3, x2), std::fmaf(s01, x1, x0));
+}
+/// Of as many of the four as there are.
+DARTQUANT_HD inline float sum_of_rows(int rows, float const (&x)[4], float const (&s)[4]) {
+  return rows == 1   ? x[0]
+         : rows == 2 ? std::fmaf(s[1], x[1], x[0])
+         : rows == 3 ? std::fmaf(s[2], x[2], std::fmaf(s[1], x[1], x[0]))
+                     : sum_of_four(x[0], x[1], x[2], x[3], s[1], s[2], s[3]);
 }
 
 /// Every block X [order, length] of the tile, length >= 4, becomes base^T X. A thread forms 4 outputs of 4
 /// vectors of columns: 64 sums in registers, per row of the base one vector of signs (the same for a whole
-/// warp) and four of values for 64 FMAs. -0 + x is x for every x. Precondition: tile.order / 4 * columns / 4
-/// <= threads.
+/// warp) and four of values for 64 FMAs. -0 + x is x for every x. Preconditions: tile.order is a
+/// multiple of 4, tile.order / 4 * columns / 4 <= threads.
 template <class Thread>
 DARTQUANT_DEVICE void multiply_base(Thread const& thread, RowTile const& tile, TileFloats floats) {
-  auto* const signs = reinterpret_cast<float*>(thread.shared() + tile.signs_at);
-  int const order = tile.order, width = (order + 3) / 4 * 4;
+  auto* const signs = reinterpret_cast<std::uint8_t*>(thread.shared() + tile.signs_at);
+  int const order = tile.order;
   int const length = static_cast<int>(tile.block_columns.divisor);  // in vectors
   int const columns = tile.tile_rows * static_cast<int>(tile.row_blocks.divisor) * length;
   int const quarter = (columns + 3) / 4;
-  int const outputs = thread.index() / quarter * 4;
-  bool const works = outputs < width;
+  int outputs = thread.index() / quarter * 4;
+  outputs = outputs < order ? outputs : 0;  // all take part, so that a warp may wait for itself
   int at[4];
   for (int q = 0; q < 4; ++q) {
     int column = thread.index() % quarter + q * quarter;
@@ -59,41 +62,46 @@ DARTQUANT_DEVICE void multiply_base(Thread const& thread, RowTile const& tile, T
     for (int e = 0; e < 4; ++e) sums[i][e] = -0.0f;
   for (int first = 0; first < order; first += tile.slab) {
     int const rows = order - first < tile.slab ? order - first : tile.slab;
-    for (int i = thread.index(); i < rows * width; i += thread.count()) {
-      int const j = i / width, output = i - j * width;
-      signs[i] = output < order && base_factor_negative(tile.base + output, order, first + j) ? -1.0f : 1.0f;
+#pragma unroll 1
+    for (int i = thread.index(); i < rows * order; i += thread.count()) {
+      int const j = i / order, output = i - j * order;
+      signs[i] = base_factor_negative(tile.base, order, first + j, output)
+                     ? 0xBF
+                     : 0x3F;  // the top bytes of -1 and 1
     }
     thread.synchronize();
-    auto const add = [&](int j, int left) {  // from row first + j on, of which there are `left`
-      Float4 s[4];
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-        s[r] = *reinterpret_cast<Float4 const*>(signs + (r < left ? j + r : j) * width + outputs);
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        Float4 x[4];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) x[r] = floats.vector(at[q] + (first + (r < left ? j + r : j)) * length);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            float const four = sum_of_four(x[0].x[e], x[1].x[e], x[2].x[e], x[3].x[e], s[1].x[i], s[2].x[i],
-                                           s[3].x[i], left);
-            sums[4 * q + i][e] = std::fmaf(s[0].x[i], four, sums[4 * q + i][e]);
+    std::uint8_t const* signs_at = signs + outputs;
+    int offset = first * length;
+    for (int j = 0; j < rows; j += 4, signs_at += 4 * order, offset += 4 * length) {
+      std::uint32_t bytes[4];
+      for (int r = 0; r < 4; ++r) bytes[r] = *reinterpret_cast<std::uint32_t const*>(signs_at + r * order);
+      for (int q = 0; q < 4; ++q)
+        for (int half = 0; half < 4; half += 2) {
+          thread.synchronize_warp();  // nothing is read ahead: registers are short
+          float x[4][2];
+          for (int r = 0; r < 4; ++r)
+            for (int e = 0; e < 2; ++e) x[r][e] = floats.vector(at[q] + offset + r * length).x[half + e];
+          auto const rest = static_cast<std::uint32_t>(thread.here(0x80));  // nor kept from q to q
+          for (int i = 0; i < 4; ++i) {
+            float s[4];
+            for (int r = 0; r < 4; ++r) s[r] = thread.sign_of_byte(bytes[r], i, rest);
+            for (int e = 0; e < 2; ++e) {
+              float const four = sum_of_four(x[0][e], x[1][e], x[2][e], x[3][e], s[1], s[2], s[3]);
+              sums[4 * q + i][half + e] = std::fmaf(s[0], four, sums[4 * q + i][half + e]);
+            }
           }
-      }
-    };
-    int const whole = works ? rows / 4 * 4 : 0;
-    for (int j = 0; j < whole; j += 4) add(j, 4);
-    if (works && whole < rows) add(whole, rows - whole);
+        }
+    }
     thread.synchronize();
   }
-  for (int q = 0; q < 4; ++q)
-    for (int i = 0; i < 4; ++i)
-      if (works && outputs + i < order && thread.index() % quarter + q * quarter < columns)
-        floats.vector(at[q] + (outputs + i) * length) = {
-            {sums[4 * q + i][0], sums[4 * q + i][1], sums[4 * q + i][2], sums[4 * q + i][3]}};
+  int const index = thread.here(thread.index()), column = index % quarter;  // again: registers are short
+  if (index / quarter * 4 < order) {
+    for (int q = 0; q < 4; ++q)
+      for (int i = 0; i < 4; ++i)
+        if (column + q * quarter < columns)
+          floats.vector(at[q] + (outputs + i) * length) = {
+              {sums[4 * q + i][0], sums[4 * q + i][1], sums[4 * q + i][2], sums[4 * q + i][3]}};
+  }
   thread.synchronize();
 }
 
@@ -114,9 +122,9 @@ DARTQUANT_DEVICE void multiply_base_plainly(Thread const& thread, RowTile const&
       for (int r = 0; r < 4; ++r) {
         int const base_row = j + r < order ? j + r : j;
         x[r] = floats[first + base_row * length];
-        s[r] = base_factor_negative(tile.base + i, order, base_row) ? -1.0f : 1.0f;
+        s[r] = base_factor_negative(tile.base, order, base_row, i) ? -1.0f : 1.0f;
       }
-      sum += s[0] * sum_of_four(x[0], x[1], x[2], x[3], s[1], s[2], s[3], order - j);
+      sum += s[0] * sum_of_rows(order - j, x, s);
     }
     copy[n] = sum;
   }

@@ -73,10 +73,10 @@ inline void place_parts(RowTile& tile, int threads, int norm, int quantizes) {
   if (tile.order > 1) {
     int const width = (tile.order + 3) / 4 * 4, length = static_cast<int>(tile.block_columns.divisor);
     int const columns = tile.tile_rows * static_cast<int>(tile.row_blocks.divisor) * length;
-    if (tile.log_length >= 2 && (columns + 3) / 4 * (width / 4) <= threads) {
-      tile.slab = std::min(width, std::max(4, 2048 / width / 4 * 4));
+    if (tile.log_length >= 2 && tile.order % 4 == 0 && (columns + 3) / 4 * (width / 4) <= threads) {
+      tile.slab = std::min(tile.order, std::max(4, 8192 / tile.order / 4 * 4));
       tile.signs_at = at;
-      at += 4 * tile.slab * width;
+      at += tile.slab * tile.order;
     } else {
       tile.copy_at = at;
       at += 4 * tile.tile_rows * tile.cols;

@@ -118,6 +118,7 @@ namespace detail {
     plan.log_length = std::countr_zero(static_cast<std::uint64_t>(block / plan.order));
     plan.factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
     if (plan.log_length < 6 || plan.log_length > (plan.order > 1 ? 10 : 15)) return std::nullopt;
+    if (plan.order > 1 && plan.order % 4 != 0) return std::nullopt;
   }
   if (norm != nullptr) {
     plan.norm = 1;
