@@ -71,35 +71,32 @@ DARTQUANT_DEVICE void multiply_base(Thread const& thread, RowTile const& tile, T
     }
     thread.synchronize();
     std::uint8_t const* signs_at = signs + outputs;
-    int offset = first * length;
-    for (int j = 0; j < rows; j += 4, signs_at += 4 * order, offset += 4 * length) {
+    int const end = (first + rows) * length;
+    for (int offset = first * length; offset < end; signs_at += 4 * order, offset += 4 * length) {
       std::uint32_t bytes[4];
       for (int r = 0; r < 4; ++r) bytes[r] = *reinterpret_cast<std::uint32_t const*>(signs_at + r * order);
       for (int q = 0; q < 4; ++q)
-        for (int half = 0; half < 4; half += 2) {
-          thread.synchronize_warp();  // nothing is read ahead: registers are short
-          float x[4][2];
-          for (int r = 0; r < 4; ++r)
-            for (int e = 0; e < 2; ++e) x[r][e] = floats.vector(at[q] + offset + r * length).x[half + e];
-          auto const rest = static_cast<std::uint32_t>(thread.here(0x80));  // nor kept from q to q
+        for (int e = 0; e < 4; ++e) {  // one column at a time, and nothing read ahead: registers are short
+          thread.synchronize_warp();
+          float x[4];
+          for (int r = 0; r < 4; ++r) x[r] = floats.vector(at[q] + offset + r * length).x[e];
+          auto const rest = static_cast<std::uint32_t>(thread.here(0x80));  // nor factors kept
           for (int i = 0; i < 4; ++i) {
             float s[4];
             for (int r = 0; r < 4; ++r) s[r] = thread.sign_of_byte(bytes[r], i, rest);
-            for (int e = 0; e < 2; ++e) {
-              float const four = sum_of_four(x[0][e], x[1][e], x[2][e], x[3][e], s[1], s[2], s[3]);
-              sums[4 * q + i][half + e] = std::fmaf(s[0], four, sums[4 * q + i][half + e]);
-            }
+            float const four = sum_of_four(x[0], x[1], x[2], x[3], s[1], s[2], s[3]);
+            sums[4 * q + i][e] = std::fmaf(s[0], four, sums[4 * q + i][e]);
           }
         }
     }
     thread.synchronize();
   }
-  int const index = thread.here(thread.index()), column = index % quarter;  // again: registers are short
-  if (index / quarter * 4 < order) {
+  int const index = thread.here(thread.index()), own = index / quarter * 4, column = index % quarter;
+  if (own < order) {  // found again, for registers are short
     for (int q = 0; q < 4; ++q)
       for (int i = 0; i < 4; ++i)
         if (column + q * quarter < columns)
-          floats.vector(at[q] + (outputs + i) * length) = {
+          floats.vector(at[q] + (own + i) * length) = {
               {sums[4 * q + i][0], sums[4 * q + i][1], sums[4 * q + i][2], sums[4 * q + i][3]}};
   }
   thread.synchronize();
