@@ -9,7 +9,10 @@
 //   gemv/W4A8/g32/ISA/T    1 token, over so many weight matrices in turn that they come from memory.
 //   of_ceiling
 //                          = packed bytes read per second over the read bandwidth of the same threads.
-//   .../W4A32/...          float activations: over the FMA peak and over the read bandwidth.
+//   gemv/.../4k            the same with the weights on pages of 4 KiB, as a mapped file has them; over the
+//                          read bandwidth of huge pages all the same.
+//   .../W4A32/...          float activations, three products of bytes each: over a third of that peak and
+//                          over the read bandwidth.
 //   of_onednn, of_sgemm    our time over the time of oneDNN's s8 product and of OpenBLAS sgemm, same shape
 //   and
 //                          threads (for one token oneDNN turns over as many bytes of its weights).
@@ -27,6 +30,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -45,6 +49,7 @@ struct Kernel {
   dartquant_isa isa;
   std::int64_t tokens, group;
   int x_bits, threads;
+  Pages pages = Pages::huge;
 };
 
 void require(dartquant_status status) {
@@ -69,11 +74,11 @@ struct Weights {
   std::size_t bytes = 0, stride, copies;
   std::unique_ptr<HugeBuffer> data;
 
-  explicit Weights(std::int64_t group) : shape{out, in, group, dartquant_symmetric, 0} {
+  Weights(std::int64_t group, Pages pages) : shape{out, in, group, dartquant_symmetric, 0} {
     require(dartquant_packed_size(&shape, &bytes));
     stride = (bytes + 4095) / 4096 * 4096;
     copies = (sweep_bytes + stride - 1) / stride;
-    data = std::make_unique<HugeBuffer>(copies * stride + 65536);
+    data = std::make_unique<HugeBuffer>(copies * stride + 65536, pages);
     std::int64_t const groups = group == 0 ? 1 : in / group;
     auto levels = random_bytes<std::uint8_t>(static_cast<std::size_t>(out * in / 2));
     std::vector<float> scales(static_cast<std::size_t>(out * groups), 0.01f);
@@ -85,13 +90,15 @@ struct Weights {
   [[nodiscard]] void const* copy(std::size_t i) const { return data->as() + i % copies * stride; }
 };
 
-Weights const& weights_of(std::int64_t group) {
-  static std::map<std::int64_t, std::unique_ptr<Weights>> known;
-  for (auto it = known.begin(); it != known.end();)  // one at a time: they are large
-    it = it->first == group ? std::next(it) : known.erase(it);
-  auto& found = known[group];
-  if (!found) found = std::make_unique<Weights>(group);
-  return *found;
+Weights const& weights_of(std::int64_t group, Pages pages) {
+  static std::optional<std::pair<std::int64_t, Pages>> known;
+  static std::unique_ptr<Weights> weights;
+  if (std::pair const wanted{group, pages}; known != wanted) {  // one at a time: they are large
+    weights.reset();
+    weights = std::make_unique<Weights>(group, pages);
+    known = wanted;
+  }
+  return *weights;
 }
 
 /// Activations, output and workspaces of one kernel.
@@ -99,7 +106,7 @@ class Run {
  public:
   explicit Run(Kernel const& kernel)
       : kernel_(kernel),
-        weights_(weights_of(kernel.group)),
+        weights_(weights_of(kernel.group, kernel.pages)),
         levels_(static_cast<std::size_t>(kernel.tokens * in)),
         scales_(static_cast<std::size_t>(kernel.tokens), 0.02f),
         values_(static_cast<std::size_t>(kernel.tokens * in) * sizeof(float)),
@@ -159,8 +166,6 @@ class Run {
 
 Ceiling ceiling_of(Kernel const& kernel) {
   if (kernel.tokens == 1) return Ceiling::read;
-  bool const wide = kernel.isa == dartquant_isa_avx512_vnni || kernel.isa == dartquant_isa_amx_int8;
-  if (kernel.x_bits > 8) return wide ? Ceiling::fma_512 : Ceiling::fma_256;
   switch (kernel.isa) {
     case dartquant_isa_amx_int8:
       return Ceiling::tiles;
@@ -208,7 +213,7 @@ void product(benchmark::State& state, Kernel const& kernel) {
   state.counters["median"] = quantile(seconds, 0.5) / taken;
   PeerTimes const times = peers(kernel.tokens, kernel.threads);
   double const operations = 2.0 * static_cast<double>(kernel.tokens * out * in);
-  double const work = kernel.tokens == 1 ? run.bytes() : operations;
+  double const work = kernel.tokens == 1 ? run.bytes() : operations * (kernel.x_bits > 8 ? 3 : 1);
   state.counters["ms"] = taken * 1e3;
   state.counters["Gop_per_s"] = operations / taken * 1e-9;
   if (kernel.tokens == 1) state.counters["GB_per_s"] = run.bytes() / taken * 1e-9;
@@ -223,7 +228,8 @@ void add(Kernel const& kernel) {
   std::string const name = std::string(kernel.tokens == 1 ? "gemv" : "gemm") + "/W4A" +
                            std::to_string(kernel.x_bits) + "/" +
                            (kernel.group == 0 ? "channel" : "g" + std::to_string(kernel.group)) + "/" +
-                           dartquant_isa_name(kernel.isa) + "/" + std::to_string(kernel.threads);
+                           dartquant_isa_name(kernel.isa) + "/" + std::to_string(kernel.threads) +
+                           (kernel.pages == Pages::small ? "/4k" : "");
   benchmark::RegisterBenchmark(name.c_str(), [kernel](benchmark::State& state) { product(state, kernel); })
       ->UseManualTime()
       ->Unit(benchmark::kMillisecond);
@@ -239,12 +245,16 @@ int main(int argc, char** argv) {
   require(dartquant_cpu_detect(&cpu));
   std::fprintf(stderr, "%s\n%s\n", openblas_name(), onednn_name());
   print_ceilings(3);
+  struct Shape {
+    std::int64_t tokens;
+    Pages pages;
+  };
   for (std::int64_t const group : {32, 128, 0})
-    for (std::int64_t const tokens : {std::int64_t{1}, gemm_tokens})
+    for (Shape const shape : {Shape{1, Pages::huge}, {gemm_tokens, Pages::huge}, {1, Pages::small}})
       for (int const x_bits : {8, 4, 32})
         for (int isa = dartquant_isa_avx2; isa < dartquant_isa_count; ++isa)
           for (int const threads : {1, 2})
             if (dartquant_cpu_supports(&cpu, static_cast<dartquant_isa>(isa)) != 0)
-              add({static_cast<dartquant_isa>(isa), tokens, group, x_bits, threads});
+              add({static_cast<dartquant_isa>(isa), shape.tokens, group, x_bits, threads, shape.pages});
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -167,10 +167,10 @@ double quantile(std::vector<double> values, double fraction) {
   return *at;
 }
 
-HugeBuffer::HugeBuffer(std::size_t bytes)
+HugeBuffer::HugeBuffer(std::size_t bytes, Pages pages)
     : bytes_((bytes + huge_page - 1) / huge_page * huge_page), data_(std::aligned_alloc(huge_page, bytes_)) {
   if (data_ == nullptr) throw std::bad_alloc();
-  madvise(data_, bytes_, MADV_HUGEPAGE);
+  madvise(data_, bytes_, pages == Pages::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   std::uint64_t state = 0x9E3779B97F4A7C15u;
   auto* const words = static_cast<std::uint64_t*>(data_);
   for (std::size_t i = 0; i < bytes_ / sizeof *words; ++i) {

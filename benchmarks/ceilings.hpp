@@ -29,10 +29,13 @@ double process_seconds();
 double quantile(std::vector<double> values, double fraction);
 inline double typical(std::vector<double> const& seconds) { return quantile(seconds, 0.25); }
 
-/// Memory on huge pages (where the system gives them), aligned to 2 MiB, filled with random bytes.
+/// Huge where the system gives them; or of 4 KiB, as a mapped file and most allocations have them.
+enum class Pages { huge, small };
+
+/// Memory on huge pages (or small ones), aligned to 2 MiB, filled with random bytes.
 class HugeBuffer {
  public:
-  explicit HugeBuffer(std::size_t bytes);
+  explicit HugeBuffer(std::size_t bytes, Pages pages = Pages::huge);
   ~HugeBuffer();
   HugeBuffer(HugeBuffer const&) = delete;
   HugeBuffer& operator=(HugeBuffer const&) = delete;

@@ -7,8 +7,7 @@
  * reads the environment or keeps anything between calls (the one exception is dartquant_hadamard_base, a
  * set-up call). Every call that takes (part, parts) does one of `parts` disjoint shares of the work: run
  * parts 0 .. parts - 1 on any threads in any order, each with a workspace of its own. The bytes of a result
- * depend neither on `parts` nor on the instruction set, but for dartquant_matmul_float and the payload of a
- * NaN that is stored in 16 bits.
+ * depend neither on `parts` nor on the instruction set, but for the payload of a NaN.
  *
  * Units. Strides of matrices, scales and zero points count elements, those of levels count bytes. Sizes
  * called *_bytes count bytes. Elements must be aligned as their type demands; packed weights and workspaces
@@ -242,10 +241,15 @@ dartquant_status dartquant_matmul(dartquant_cpu const* cpu, dartquant_weights co
                                   float const* bias, dartquant_matrix const* y, void* workspace,
                                   size_t workspace_bytes, int64_t part, int64_t parts);
 
-/* W4A16 and W4A32: Y [tokens, out] <- X W^T + bias for X [tokens, in] of any type, weights dequantized on the
- * way. Products of x and level - zero_point are summed in float, group by group, then scaled; the order of
- * that sum is the instruction set's own, so here bytes may differ between instruction sets, within the bound
- * (in + groups) 2^-24 sum |x||w|. NaN and infinity propagate. */
+/* W4A16 and W4A32: Y [tokens, out] <- X W^T + bias for X [tokens, in] of any type. A row of X is taken as
+ * integers of 24 bits, its digits in base 256 as three rows of bytes that are multiplied like levels of 8
+ * bits: u the least power of two >= 2^-149 such that no |x| is above 0x7F7F7F u; 65536 h + 256 m + l = x / u
+ * rounded to an integer, halves away from zero, with h, m and l from -128 to 127; a_h, a_m and a_l the `a` of
+ * dartquant_matmul for the rows h, m and l; y = (a_h + (a_m + a_l / 256) / 256) 65536 u + bias, every step
+ * rounded to float. Within
+ *   2^-22 max |x| sum |w| + (groups + 4) 2^-22 sum |x||w|
+ * of the exact product; the first term is of the size of a float sum's rounding where some |x| is as large as
+ * the rest together. A row of X that holds a NaN or an infinity makes its row of Y NaN. */
 dartquant_status dartquant_matmul_float(dartquant_cpu const* cpu, dartquant_weights const* weights,
                                         void const* packed, size_t packed_bytes, dartquant_matrix const* x,
                                         float const* bias, dartquant_matrix const* y, void* workspace,

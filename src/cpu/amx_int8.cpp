@@ -228,10 +228,8 @@ void multiply(Product const* p) {
   _tile_release();
 }
 
-void multiply_float(FloatProduct const* p) { avx512_vnni_products.multiply_float(p); }
-
 }  // namespace
 
-ProductKernels const amx_int8_products{multiply, multiply_float};
+ProductKernels const amx_int8_products{multiply};
 
 }  // namespace dartquant::cpu

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "cpu/avx2_float.hpp"
 #include "cpu/avx2_products.hpp"
 #include "cpu/kernel_table.hpp"
 
@@ -22,7 +21,7 @@ struct Avx2 : Avx2Base {
   template <class Lines, int R>
   [[gnu::always_inline]] static void add_line(std::uint8_t const* line, std::int8_t const* x,
                                               std::int64_t stride, Dots<R>& pairs) {
-    Lines::fetch(line);
+    Lines::template fetch<R>(line);
     for (int half = 0; half < 2; ++half) {
       __m256i const left = Lines::nibbles(line, half, 0), right = Lines::nibbles(line, half, 1);
       for (int r = 0; r < R; ++r) {
@@ -88,11 +87,6 @@ struct Avx2 : Avx2Base {
 
 }  // namespace
 
-void multiply_float_avx2(FloatProduct const* p) {
-  if (p->w.zero_points == nullptr) multiply_float_panels<false>(*p);
-  else multiply_float_panels<true>(*p);
-}
-
-ProductKernels const avx2_products{multiply_panels<Avx2>, multiply_float_avx2};
+ProductKernels const avx2_products{multiply_panels<Avx2>};
 
 }  // namespace dartquant::cpu

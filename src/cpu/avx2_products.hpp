@@ -10,11 +10,9 @@
 
 #include "cpu/kernel_table.hpp"
 #include "cpu/panel_products.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace dartquant::cpu {
-
-/// Defined in avx2.cpp.
-void multiply_float_avx2(FloatProduct const* p);
 
 namespace {
 
@@ -30,13 +28,13 @@ inline __m256i broadcast_four(std::int8_t const* x) {
 /// Nibbles of channels 0..3 (half 0) or 4..7 (half 1) of a line, columns 8 part to 8 part + 7.
 struct PackedLines {
   static constexpr std::int64_t line_bytes = 64, gap = 64;
-  static constexpr std::int64_t ahead = 8192;  // bytes; the prefetchers stop at the end of a page
   static __m256i nibbles(std::uint8_t const* line, int half, int part) {
     __m256i const bytes = load(line + 32 * part);
     return _mm256_and_si256(half == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
   }
-  static void fetch(std::uint8_t const* line) {
-    _mm_prefetch(reinterpret_cast<char const*>(line) + ahead, _MM_HINT_T0);
+  template <int R>
+  [[gnu::always_inline]] static void fetch(std::uint8_t const* line) {
+    fetch_ahead<R>(line);
   }
 };
 
@@ -45,6 +43,7 @@ struct UnpackedLines {
   static __m256i nibbles(std::uint8_t const* line, int half, int part) {
     return load(line + 64 * half + 32 * part);
   }
+  template <int R>
   static void fetch(std::uint8_t const*) {}
 };
 
@@ -55,7 +54,7 @@ struct Avx2Base {
 
   static void unpack(std::uint8_t const* lines, std::int64_t count, std::uint8_t* to) {
     for (std::int64_t line = 0; line < count; ++line, lines += 64, to += 128) {
-      PackedLines::fetch(lines);
+      PackedLines::fetch<2>(lines);
       for (int half = 0; half < 2; ++half)
         for (int part = 0; part < 2; ++part)
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 64 * half + 32 * part),

@@ -10,6 +10,7 @@
 
 #include "cpu/avx2_hadamard.hpp"
 #include "cpu/avx2_storage.hpp"
+#include "cpu/digits.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
@@ -241,7 +242,7 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx2_rows{load,         store,          walsh,      multiply_base, range,         quantize,
-                           pack_nibbles, unpack_nibbles, dequantize, sum,           &with_requests};
+RowKernels const avx2_rows{load,         store,          walsh,      multiply_base, range,  quantize,
+                           pack_nibbles, unpack_nibbles, dequantize, sum,           digits, &with_requests};
 
 }  // namespace dartquant::cpu

@@ -88,16 +88,18 @@ inline Chunk next_chunk(Panels const& w, Position& at, std::int64_t most_lines) 
   return chunk;
 }
 
+// Always inlined, for the reason of prefetch.hpp.
+
 /// Rows of Y are far apart: they are fetched for writing while the tile is multiplied.
-inline void prefetch_rows(Product const& p, std::int64_t panel, int panels, std::int64_t row,
-                          std::int64_t rows) {
+[[gnu::always_inline]] inline void prefetch_rows(Product const& p, std::int64_t panel, int panels,
+                                                 std::int64_t row, std::int64_t rows) {
   for (std::int64_t r = row; r < row + rows; ++r)
     for (int k = 0; k < panels; ++k) __builtin_prefetch(p.y + r * p.y_stride + 16 * (panel + k), 1);
 }
 
 /// The share of a tile in fetching what is unpacked next: the first lines of the panels that follow.
-inline void prefetch_panels(Product const& p, std::int64_t panel, int panels, std::int64_t tile,
-                            std::int64_t tiles) {
+[[gnu::always_inline]] inline void prefetch_panels(Product const& p, std::int64_t panel, int panels,
+                                                   std::int64_t tile, std::int64_t tiles) {
   std::int64_t const most = 64 * (chunk_lines + chunk_pieces);
   std::int64_t const bytes = p.w.bytes < most ? p.w.bytes : most;
   for (std::int64_t next = panel; next < panel + panels && next < p.w.count; ++next)

@@ -5,6 +5,7 @@
 #include "cpu/avx512_base.hpp"
 #include "cpu/avx512_hadamard.hpp"
 #include "cpu/avx512_storage.hpp"
+#include "cpu/digits.hpp"
 
 namespace dartquant::cpu {
 namespace {
@@ -272,8 +273,8 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx512_rows{load,           store,        walsh,          multiply_base, range,
-                             quantize,       pack_nibbles, unpack_nibbles, dequantize,    sum,
-                             &with_requests, transform,    quantize_groups};
+RowKernels const avx512_rows{load,     store,          walsh,          multiply_base,  range,
+                             quantize, pack_nibbles,   unpack_nibbles, dequantize,     sum,
+                             digits,   &with_requests, transform,      quantize_groups};
 
 }  // namespace dartquant::cpu

@@ -2,24 +2,19 @@
 // Products with 512-bit registers and vpdpbusd, which adds four products of unsigned and signed bytes to each
 // of 16 sums: one register of weights holds 4 input channels of the 16 outputs of a panel.
 
-#include "cpu/avx512_float.hpp"
 #include "cpu/avx512_products.hpp"
 #include "cpu/avx512_tile.hpp"
 #include "cpu/avx512_unpack.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace dartquant::cpu {
 namespace {
 
-// ---- few rows: the weights are streamed once ----------------------------------------------------------
+// ---- few rows: the weights are streamed from memory once
+// ----------------------------------------------------------
 
-constexpr std::int64_t most_streamed_rows = 8;
-constexpr std::int64_t prefetch_bytes =
-    4096;  // hides the latency of memory without pushing out what is in use
-
-inline void prefetch(void const* at) {
-  _mm_prefetch(static_cast<char const*>(at) + prefetch_bytes, _MM_HINT_T0);
-}
-
+constexpr std::int64_t streamed_rows = 8;    // of a pass over packed lines
+constexpr std::int64_t streamed_passes = 3;  // more take longer than unpacking the lines once
 /// The nibbles of a line as bytes 0..15.
 inline __m512i low_nibbles(__m512i line) { return _mm512_and_si512(line, _mm512_set1_epi8(15)); }
 inline __m512i high_nibbles(__m512i line) { return low_nibbles(_mm512_srli_epi16(line, 4)); }
@@ -40,7 +35,7 @@ void stream_panel(Product const& p, std::int64_t panel) {
       odd[r] = _mm512_setzero_si512();
     }
     for (std::int64_t line = 0; line < g.count; ++line) {
-      prefetch(g.lines + 64 * line);
+      fetch_ahead<rows>(g.lines + 64 * line);
       __m512i const both = _mm512_load_si512(g.lines + 64 * line);
       __m512i const low = low_nibbles(both), high = high_nibbles(both);
 #pragma GCC unroll 8
@@ -50,7 +45,7 @@ void stream_panel(Product const& p, std::int64_t panel) {
         odd[r] = _mm512_dpbusd_epi32(odd[r], high, broadcast_word(at + 4));
       }
     }
-    prefetch(g.scales);
+    fetch_ahead<rows>(g.scales);
     x += 8 * g.count;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
@@ -60,30 +55,48 @@ void stream_panel(Product const& p, std::int64_t panel) {
   for (int r = 0; r < rows; ++r) finish(p, r, panel, totals[r]);
 }
 
-template <int rows>
-void stream(Product const& p) {
-  for (std::int64_t panel = 0; panel < p.w.count; ++panel) stream_panel<rows>(p, panel);
-}
-
-void stream_rows(Product const& p) {
+void stream_panel(Product const& p, std::int64_t panel) {
   switch (p.rows) {
     case 1:
-      return stream<1>(p);
+      return stream_panel<1>(p, panel);
     case 2:
-      return stream<2>(p);
+      return stream_panel<2>(p, panel);
     case 3:
-      return stream<3>(p);
+      return stream_panel<3>(p, panel);
     case 4:
-      return stream<4>(p);
+      return stream_panel<4>(p, panel);
     case 5:
-      return stream<5>(p);
+      return stream_panel<5>(p, panel);
     case 6:
-      return stream<6>(p);
+      return stream_panel<6>(p, panel);
     case 7:
-      return stream<7>(p);
+      return stream_panel<7>(p, panel);
     default:
-      return stream<8>(p);
+      return stream_panel<8>(p, panel);
   }
+}
+
+/// `count` rows of a product from `first` on.
+Product rows_of(Product p, std::int64_t first, std::int64_t count) {
+  p.x += first * p.x_stride;
+  p.rows = count;
+  p.x_sums += first * p.w.groups;
+  if (p.x_zero_points != nullptr) p.x_zero_points += first * p.w.groups;
+  p.x_scales += first * p.x_scale_stride;
+  p.y += first * p.y_stride;
+  return p;
+}
+
+/// Passes over each panel in turn, of nearly equal numbers of rows: only the first one waits for memory.
+void stream_rows(Product const& p) {
+  std::int64_t const count = (p.rows - 1) / streamed_rows + 1;
+  Product passes[streamed_passes];
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int64_t const first = p.rows * i / count;
+    passes[i] = rows_of(p, first, p.rows * (i + 1) / count - first);
+  }
+  for (std::int64_t panel = 0; panel < p.w.count; ++panel)
+    for (std::int64_t i = 0; i < count; ++i) stream_panel(passes[i], panel);
 }
 
 // ---- many rows: the weights are unpacked once per chunk, tiles of rows pass over them ------------------
@@ -330,7 +343,7 @@ void multiply_blocks(Product const& p) {
 }
 
 void multiply(Product const* p) {
-  if (p->rows <= most_streamed_rows) return stream_rows(*p);
+  if (p->rows <= streamed_passes * streamed_rows) return stream_rows(*p);
   bool const plain = p->w.zero_points == nullptr && p->x_zero_points == nullptr && !p->scales_per_group;
   if (plain) multiply_blocks<Form::plain>(*p);
   else multiply_blocks<Form::corrected>(*p);
@@ -338,6 +351,6 @@ void multiply(Product const* p) {
 
 }  // namespace
 
-ProductKernels const avx512_vnni_products{multiply, multiply_float};
+ProductKernels const avx512_vnni_products{multiply};
 
 }  // namespace dartquant::cpu

@@ -25,7 +25,7 @@ struct AvxVnni : Avx2Base {
         for (int part = 0; part < 2; ++part) sums[chain][r][part] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (std::int64_t line = 0; line < count; ++line) {
-      Lines::fetch(lines);
+      Lines::template fetch<R>(lines);
       for (int half = 0; half < 2; ++half) {
         __m256i const left = Lines::nibbles(lines, half, 0), right = Lines::nibbles(lines, half, 1);
         __m256i(&sum)[R][2] = sums[half % chains];
@@ -48,6 +48,6 @@ struct AvxVnni : Avx2Base {
 
 }  // namespace
 
-ProductKernels const avx_vnni_products{multiply_panels<AvxVnni>, multiply_float_avx2};
+ProductKernels const avx_vnni_products{multiply_panels<AvxVnni>};
 
 }  // namespace dartquant::cpu

@@ -46,20 +46,6 @@ struct Product {
 inline constexpr std::int64_t row_block = 256;  ///< most rows of a Product
 inline constexpr std::size_t scratch_bytes = 640 * 1024;
 
-/// The product of float activations with panels, one block of rows.
-struct FloatProduct {
-  Panels w;
-  float const* x;         ///< [rows, stride]; zeros from the channels up to the stride
-  std::int64_t x_stride;  ///< elements, a multiple of 16
-  std::int64_t rows;
-  float const* bias;
-  float* y;
-  std::int64_t y_stride;
-  std::int64_t cols;
-  std::uint8_t* scratch;
-};
-inline constexpr std::int64_t float_row_block = 64;  ///< most rows of a FloatProduct
-
 /// Storage types, numbered as dartquant_type.
 enum class Type : std::int32_t { float32 = 0, float16 = 1, bfloat16 = 2 };
 
@@ -146,6 +132,10 @@ struct RowKernels {
                      std::int32_t zero_point, float* y);
   /// The sum of int8_t levels.
   std::int32_t (*sum)(std::int8_t const* levels, std::int64_t count);
+  /// 65536 high + 256 middle + low = x_j factor inverse rounded to an integer, halves away from 0. The
+  /// factors are powers of two and the integers at most 0x7F7F7F in magnitude. Buffers do not overlap.
+  void (*digits)(float const* x, std::int64_t count, float factor, float inverse, std::int8_t* high,
+                 std::int8_t* middle, std::int8_t* low);
   // What follows is null where the instruction set has none.
   RowKernelsAhead const* ahead = nullptr;
   /// load, walsh and range or factor at once; four requests per 64 values.
@@ -157,7 +147,6 @@ struct RowKernels {
 /// Products with packed weights.
 struct ProductKernels {
   void (*multiply)(Product const* product);
-  void (*multiply_float)(FloatProduct const* product);
 };
 
 extern RowKernels const portable_rows;

@@ -10,11 +10,9 @@
 
 #include "cpu/kernel_table.hpp"
 #include "cpu/panel_products.hpp"
+#include "cpu/prefetch.hpp"
 
 namespace dartquant::cpu {
-
-/// Defined in neon_dotprod.cpp.
-void multiply_float_neon(FloatProduct const* p);
 
 namespace {
 
@@ -25,7 +23,10 @@ struct PackedLines {
     uint8x16_t const bytes = vld1q_u8(line + 16 * part);
     return vreinterpretq_s8_u8(half == 0 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4));
   }
-  static void fetch(std::uint8_t const* line) { __builtin_prefetch(line + 1024); }
+  template <int R>
+  [[gnu::always_inline]] static void fetch(std::uint8_t const* line) {
+    fetch_ahead<R>(line);
+  }
 };
 
 /// The parts of a Set that do not depend on how integers are multiplied.
@@ -107,7 +108,7 @@ void dot_product(std::uint8_t const* lines, std::int64_t count, std::int8_t cons
                  int32x4_t (&dots)[R][4]) {
   NeonBase::clear<R>(dots);
   for (std::int64_t line = 0; line < count; ++line, lines += Lines::line_bytes, x += 8) {
-    Lines::fetch(lines);
+    Lines::template fetch<R>(lines);
     int8x8_t eight[R];
     for (int r = 0; r < R; ++r) eight[r] = vld1_s8(x + r * stride);
     for (int part = 0; part < 4; ++part) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "cpu/base_sums.hpp"
+#include "cpu/digits.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
@@ -301,7 +302,7 @@ std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
 
 }  // namespace
 
-RowKernels const neon_rows{load,     store,        walsh,          multiply_base, range,
-                           quantize, pack_nibbles, unpack_nibbles, dequantize,    sum};
+RowKernels const neon_rows{load,         store,          walsh,      multiply_base, range, quantize,
+                           pack_nibbles, unpack_nibbles, dequantize, sum,           digits};
 
 }  // namespace dartquant::cpu

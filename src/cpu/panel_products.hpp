@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The walk of an integer product over packed panels. Few rows read each panel once and unpack it in
-// registers; more rows unpack a piece of it first, which then serves all of them from the first-level cache.
+// The walk of an integer product over packed panels. Few rows unpack each panel in registers, in one pass or
+// some, of which the first alone waits for memory; more rows unpack a piece of it first, which then serves
+// all of them from the first-level cache.
 //
 // `Set` is the instruction set:
 //   tile_rows, stream_rows    rows multiplied at once from unpacked and from packed lines
@@ -26,8 +27,9 @@
 namespace dartquant::cpu {
 namespace {
 
-constexpr std::int64_t columns = 16;       // of a panel
-constexpr std::int64_t piece_lines = 128;  // 16 KiB unpacked: they stay in the first-level cache
+constexpr std::int64_t columns = 16;         // of a panel
+constexpr std::int64_t streamed_passes = 4;  // more over packed lines take longer than unpacking them once
+constexpr std::int64_t piece_lines = 128;    // 16 KiB unpacked: they stay in the first-level cache
 
 /// What a group of a panel has besides its lines.
 struct GroupCell {
@@ -148,15 +150,24 @@ void finish_panel(Product const& p, std::int64_t panel, float const* sums) {
   }
 }
 
+/// All groups of a panel from packed lines, in passes of nearly equal numbers of rows.
+template <class Set>
+void multiply_streamed(Product const& p, std::int64_t panel, ProductScratch& scratch) {
+  Piece const all{0, p.w.groups, lines_of(p.w, 0), 0, packed_lines(p.w, panel, 0), true, true};
+  std::int64_t const passes = (p.rows - 1) / Set::stream_rows + 1;
+  for (std::int64_t pass = 0, row = 0; pass < passes; ++pass) {
+    std::int64_t const rows = (p.rows - row) / (passes - pass);
+    multiply_rows<Set, typename Set::Packed, Set::stream_rows>(p, panel, all, row, rows, scratch);
+    row += rows;
+  }
+}
+
 template <class Set>
 void multiply_panels(Product const* p) {
   auto& scratch = *reinterpret_cast<ProductScratch*>(p->scratch);
   for (std::int64_t panel = 0; panel < p->w.count; ++panel) {
     std::memset(scratch.sums, 0, static_cast<std::size_t>(p->rows * columns) * sizeof(float));
-    if (p->rows <= Set::stream_rows)
-      multiply_rows<Set, typename Set::Packed, Set::stream_rows>(
-          *p, panel, {0, p->w.groups, lines_of(p->w, 0), 0, packed_lines(p->w, panel, 0), true, true}, 0,
-          p->rows, scratch);
+    if (p->rows <= streamed_passes * Set::stream_rows) multiply_streamed<Set>(*p, panel, scratch);
     else multiply_pieces<Set>(*p, panel, scratch);
     finish_panel<Set>(*p, panel, scratch.sums);
   }

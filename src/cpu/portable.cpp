@@ -10,6 +10,7 @@
 #include <dartquant/quant/int4.hpp>
 #include <dartquant/quant/scale.hpp>
 
+#include "cpu/digits.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace dartquant::cpu {
@@ -188,38 +189,10 @@ void multiply(Product const* p) {
     for (std::int64_t row = 0; row < p->rows; ++row) multiply_row(*p, row, panel);
 }
 
-void multiply_row(FloatProduct const& p, std::int64_t row, std::int64_t panel) {
-  float sum[16] = {};
-  std::int64_t first = 0;
-  for (std::int64_t group = 0; group < p.w.groups; ++group) {
-    Group const g = group_of(p.w, panel, group);
-    float dot[16] = {};
-    for (std::int64_t line = 0; line < g.count; ++line)
-      for (int c = 0; c < 16; ++c) {
-        float const zero = p.w.zero_points == nullptr ? 8.0f : p.w.zero_points[16 * g.index + c];
-        float const* const x = p.x + row * p.x_stride + first + line * 8;
-        for (int t = 0; t < 4; ++t) {
-          std::uint8_t const byte = g.lines[line * 64 + 4 * c + t];
-          dot[c] += x[t] * (static_cast<float>(uint4_even(byte)) - zero);
-          dot[c] += x[4 + t] * (static_cast<float>(uint4_odd(byte)) - zero);
-        }
-      }
-    first += 8 * g.count;
-    for (int c = 0; c < 16; ++c) sum[c] += dot[c] * g.scales[c];
-  }
-  for (std::int64_t c = 0; c < 16 && 16 * panel + c < p.cols; ++c)
-    p.y[row * p.y_stride + 16 * panel + c] = sum[c] + (p.bias == nullptr ? 0.0f : p.bias[16 * panel + c]);
-}
-
-void multiply_float(FloatProduct const* p) {
-  for (std::int64_t panel = 0; panel < p->w.count; ++panel)
-    for (std::int64_t row = 0; row < p->rows; ++row) multiply_row(*p, row, panel);
-}
-
 }  // namespace
 
-RowKernels const portable_rows{load,     store,        walsh,          multiply_base, range,
-                               quantize, pack_nibbles, unpack_nibbles, dequantize,    sum};
-ProductKernels const portable_products{multiply, multiply_float};
+RowKernels const portable_rows{load,         store,          walsh,      multiply_base, range, quantize,
+                               pack_nibbles, unpack_nibbles, dequantize, sum,           digits};
+ProductKernels const portable_products{multiply};
 
 }  // namespace dartquant::cpu

@@ -145,8 +145,8 @@ template <int BitsW>
   return detail::matmul(cpu, X, W, bias);
 }
 
-/// W4A16: float activations, dequantized weights, product in float. Memory: a float copy of W, or with
-/// compiled kernels a packed one.
+/// W4A16: float activations, dequantized weights, product in float. Memory: a float copy of W. With compiled
+/// kernels a packed one, and the bound of matmul of PackedInt4.
 [[nodiscard]] inline RowMatrix<float> matmul(Cpu const& cpu, MatrixView<float const> X, Int4Matrix const& W,
                                              VectorView<float const> bias = {}) {
   return detail::matmul(cpu, X, W, bias);

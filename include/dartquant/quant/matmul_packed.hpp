@@ -96,8 +96,10 @@ inline void multiply(Cpu const& cpu, MatrixView<float const> X, PackedInt4 const
   return Y;
 }
 
-/// W4A16: float activations, weights dequantized on the way. Sums are formed in float; their order is the
-/// instruction set's own: within (in + groups) 2^-24 sum |x||w|.
+/// W4A16: float activations, each row as integers of 24 bits under a scale of its own (kernels.h has the
+/// formula): the same bytes on every instruction set and for any number of threads, within
+///   2^-22 max |x| sum |w| + (groups + 4) 2^-22 sum |x||w|
+/// of the exact product. A row of X that is not finite makes its row of Y NaN.
 [[nodiscard]] inline RowMatrix<float> matmul(Cpu const& cpu, MatrixView<float const> X, PackedInt4 const& W,
                                              VectorView<float const> bias = {}) {
   RowMatrix<float> Y(X.rows(), W.rows());
