@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cpu/avx2_hadamard.hpp"
+#include "cpu/avx2_look_up.hpp"
 #include "cpu/avx2_storage.hpp"
 #include "cpu/digits.hpp"
 #include "cpu/kernel_table.hpp"
@@ -242,7 +243,8 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx2_rows{load,         store,          walsh,      multiply_base, range,  quantize,
-                           pack_nibbles, unpack_nibbles, dequantize, sum,           digits, &with_requests};
+RowKernels const avx2_rows{load,     store,          walsh,          multiply_base, range,
+                           quantize, pack_nibbles,   unpack_nibbles, dequantize,    sum,
+                           digits,   &with_requests, nullptr,        nullptr,       look_up};
 
 }  // namespace dartquant::cpu

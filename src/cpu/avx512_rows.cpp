@@ -4,6 +4,7 @@
 
 #include "cpu/avx512_base.hpp"
 #include "cpu/avx512_hadamard.hpp"
+#include "cpu/avx512_look_up.hpp"
 #include "cpu/avx512_storage.hpp"
 #include "cpu/digits.hpp"
 
@@ -273,8 +274,8 @@ constexpr RowKernelsAhead with_requests{load_ahead, store_ahead, walsh_ahead, ra
 
 }  // namespace
 
-RowKernels const avx512_rows{load,     store,          walsh,          multiply_base,  range,
-                             quantize, pack_nibbles,   unpack_nibbles, dequantize,     sum,
-                             digits,   &with_requests, transform,      quantize_groups};
+RowKernels const avx512_rows{load,     store,          walsh,          multiply_base,   range,
+                             quantize, pack_nibbles,   unpack_nibbles, dequantize,      sum,
+                             digits,   &with_requests, transform,      quantize_groups, look_up};
 
 }  // namespace dartquant::cpu

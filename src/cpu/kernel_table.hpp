@@ -83,6 +83,17 @@ struct QuantizedGroups {
   void* levels;
 };
 
+/// A row of 4-bit levels that becomes 16-bit floats. A group has sixteen values at most, so they are looked
+/// up.
+struct NibbleRow {
+  std::uint8_t const* nibbles;      ///< low nibble first
+  std::int64_t cols, width;         ///< channels, and those of a group: even, or all
+  float const* scales;              ///< of every group
+  std::int32_t const* zero_points;  ///< of every group; null: levels are signed
+  Type type;                        ///< float16 or bfloat16
+  std::uint16_t* y;                 ///< scale (level - zero point), rounded to float, then to the type
+};
+
 /// Memory that is wanted soon: it is asked for a line at a time, every `pitch` bytes, while a kernel works.
 /// Requests that come in a bunch wait for each other, and the work waits for them.
 struct Ahead {
@@ -142,6 +153,8 @@ struct RowKernels {
   void (*transform)(Transform const* transform, Ahead* ahead) = nullptr;
   /// quantize of many groups and, of 4-bit levels, pack_nibbles at once; two requests per 64 values.
   void (*quantize_groups)(QuantizedGroups const* groups, Ahead* ahead) = nullptr;
+  /// unpack_nibbles, dequantize and store at once.
+  void (*look_up)(NibbleRow const* row) = nullptr;
 };
 
 /// Products with packed weights.

@@ -291,6 +291,37 @@ void dequantize(std::int8_t const* levels, std::int64_t count, bool is_signed, f
   std::memcpy(y, out, bytes_of(count, sizeof *y));
 }
 
+/// A row of 4-bit levels to halves: the sixteen values of a group as two tables of bytes.
+void look_up(NibbleRow const* row) {
+  std::int8_t levels[16];
+  bool const is_signed = row->zero_points == nullptr;
+  for (int nibble = 0; nibble < 16; ++nibble)
+    levels[nibble] = static_cast<std::int8_t>(is_signed ? (nibble ^ 8) - 8 : nibble);
+  for (std::int64_t first = 0, group = 0; first < row->cols; first += row->width, ++group) {
+    float values[16];
+    std::uint8_t halves[32];
+    dequantize(levels, 16, is_signed, row->scales[group], is_signed ? 0 : row->zero_points[group], values);
+    store(row->type, values, 1.0F, halves, 16);
+    uint8x16_t const left = vld1q_u8(halves), right = vld1q_u8(halves + 16);
+    uint8x16_t const lower = vuzp1q_u8(left, right), upper = vuzp2q_u8(left, right);
+    auto const looked_up = [&](uint8x16_t bytes, std::uint8_t* y) {
+      uint8x16_t const even = vandq_u8(bytes, vdupq_n_u8(15)), odd = vshrq_n_u8(bytes, 4);
+      uint8x16_t const some = vzip1q_u8(even, odd), rest = vzip2q_u8(even, odd);
+      vst2q_u8(y, (uint8x16x2_t{vqtbl1q_u8(lower, some), vqtbl1q_u8(upper, some)}));
+      vst2q_u8(y + 32, (uint8x16x2_t{vqtbl1q_u8(lower, rest), vqtbl1q_u8(upper, rest)}));
+    };
+    std::int64_t const end = first + row->width < row->cols ? first + row->width : row->cols;
+    std::int64_t j = first;
+    for (; j + 32 <= end; j += 32)
+      looked_up(vld1q_u8(row->nibbles + j / 2), reinterpret_cast<std::uint8_t*>(row->y + j));
+    if (j == end) continue;
+    std::uint8_t in[16] = {}, out[64];
+    std::memcpy(in, row->nibbles + j / 2, bytes_of((end - j + 1) / 2, 1));
+    looked_up(vld1q_u8(in), out);
+    std::memcpy(row->y + j, out, bytes_of(end - j, 2));
+  }
+}
+
 std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
   int32x4_t total = vdupq_n_s32(0);
   for (; count >= 16; count -= 16, levels += 16)
@@ -302,7 +333,8 @@ std::int32_t sum(std::int8_t const* levels, std::int64_t count) {
 
 }  // namespace
 
-RowKernels const neon_rows{load,         store,          walsh,      multiply_base, range, quantize,
-                           pack_nibbles, unpack_nibbles, dequantize, sum,           digits};
+RowKernels const neon_rows{load,     store,        walsh,          multiply_base, range,
+                           quantize, pack_nibbles, unpack_nibbles, dequantize,    sum,
+                           digits,   nullptr,      nullptr,        nullptr,       look_up};
 
 }  // namespace dartquant::cpu

@@ -58,6 +58,20 @@ void dequantize_row(RowKernels const& kernels, dartquant_quantized const& q, std
                        is_signed ? 0 : q.zero_points[row * q.zero_point_stride + g], y + first);
 }
 
+/// One row of 4-bit levels straight to halves of Y.
+void look_up_row(RowKernels const& kernels, dartquant_quantized const& q, std::int64_t row,
+                 dartquant_matrix const& y) {
+  NibbleRow const nibbles{
+      static_cast<std::uint8_t const*>(q.levels) + row * q.level_stride,
+      q.cols,
+      group_width(q),
+      q.scales + row * q.scale_stride,
+      q.symmetry == dartquant_symmetric ? nullptr : q.zero_points + row * q.zero_point_stride,
+      static_cast<Type>(y.type),
+      reinterpret_cast<std::uint16_t*>(row_of(y, row))};
+  kernels.look_up(&nibbles);
+}
+
 }  // namespace
 }  // namespace dartquant::cpu
 
@@ -130,7 +144,13 @@ dartquant_status dartquant_dequantize(dartquant_cpu const* cpu, dartquant_quanti
   Workspace const w = workspace_at(workspace, q->cols);
   Share const mine = share(q->rows, part, parts);
   bool const direct = y->type == dartquant_float32;
+  bool const looked_up = !direct && q->bits == 4 && kernels->look_up != nullptr &&
+                         (group_width(*q) % 2 == 0 || groups_of(*q) == 1);
   for (std::int64_t row = mine.first; row < mine.last; ++row) {
+    if (looked_up) {
+      look_up_row(*kernels, *q, row, *y);
+      continue;
+    }
     dequantize_row(*kernels, *q, row, w, direct ? reinterpret_cast<float*>(row_of(*y, row)) : w.values);
     if (!direct) kernels->store(static_cast<Type>(y->type), w.values, 1.0f, row_of(*y, row), q->cols);
   }
