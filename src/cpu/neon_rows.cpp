@@ -299,10 +299,12 @@ void look_up(NibbleRow const* row) {
     levels[nibble] = static_cast<std::int8_t>(is_signed ? (nibble ^ 8) - 8 : nibble);
   for (std::int64_t first = 0, group = 0; first < row->cols; first += row->width, ++group) {
     float values[16];
-    std::uint8_t halves[32];
+    std::uint16_t halves[16];
     dequantize(levels, 16, is_signed, row->scales[group], is_signed ? 0 : row->zero_points[group], values);
-    store(row->type, values, 1.0F, halves, 16);
-    uint8x16_t const left = vld1q_u8(halves), right = vld1q_u8(halves + 16);
+    if (row->type == Type::float16) store_short<Type::float16>(values, 1.0F, halves, 16);
+    else store_short<Type::bfloat16>(values, 1.0F, halves, 16);
+    uint8x16_t const left = vreinterpretq_u8_u16(vld1q_u16(halves));
+    uint8x16_t const right = vreinterpretq_u8_u16(vld1q_u16(halves + 8));
     uint8x16_t const lower = vuzp1q_u8(left, right), upper = vuzp2q_u8(left, right);
     auto const looked_up = [&](uint8x16_t bytes, std::uint8_t* y) {
       uint8x16_t const even = vandq_u8(bytes, vdupq_n_u8(15)), odd = vshrq_n_u8(bytes, 4);
