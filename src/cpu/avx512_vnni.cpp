@@ -19,60 +19,82 @@ constexpr std::int64_t streamed_passes = 3;  // more take longer than unpacking 
 inline __m512i low_nibbles(__m512i line) { return _mm512_and_si512(line, _mm512_set1_epi8(15)); }
 inline __m512i high_nibbles(__m512i line) { return low_nibbles(_mm512_srli_epi16(line, 4)); }
 
-/// One panel for `rows` rows: two sums per row, of low and of high nibbles.
-template <int rows>
-void stream_panel(Product const& p, std::int64_t panel) {
-  __m512 totals[rows];
-  for (__m512& total : totals) total = _mm512_setzero_ps();
+/// `rows` rows times `panels` panels side by side, which share what is loaded of x. Few products at a time
+/// need two sums each, of low and of high nibbles, to hide the latency of an addition.
+template <int rows, int panels>
+void stream_panels(Product const& p, std::int64_t panel) {
+  constexpr int chains = rows * panels < 6 ? 2 : 1;
+  __m512 totals[rows][panels];
+  for (auto& row : totals)
+    for (__m512& total : row) total = _mm512_setzero_ps();
   std::int8_t const* x = p.x;
   bool const symmetric = p.w.zero_points == nullptr;
   for (std::int64_t group = 0; group < p.w.groups; ++group) {
-    Group const g = group_of(p.w, panel, group);
-    __m512i even[rows], odd[rows];
+    Group g[panels];
+    for (int k = 0; k < panels; ++k) g[k] = group_of(p.w, panel + k, group);
+    __m512i sums[rows][panels][chains];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      even[r] = _mm512_set1_epi32(symmetric ? -8 * p.x_sums[r * p.w.groups + group] : 0);
-      odd[r] = _mm512_setzero_si512();
-    }
-    for (std::int64_t line = 0; line < g.count; ++line) {
-      fetch_ahead<rows>(g.lines + 64 * line);
-      __m512i const both = _mm512_load_si512(g.lines + 64 * line);
-      __m512i const low = low_nibbles(both), high = high_nibbles(both);
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+      for (int k = 0; k < panels; ++k) {
+        sums[r][k][chains - 1] = _mm512_setzero_si512();
+        sums[r][k][0] = _mm512_set1_epi32(symmetric ? -8 * p.x_sums[r * p.w.groups + group] : 0);
+      }
+    for (std::int64_t line = 0; line < g[0].count; ++line) {
+      __m512i low[panels], high[panels];
+#pragma GCC unroll 2
+      for (int k = 0; k < panels; ++k) {
+        fetch_ahead<rows>(g[k].lines + 64 * line);
+        __m512i const both = _mm512_load_si512(g[k].lines + 64 * line);
+        low[k] = low_nibbles(both);
+        high[k] = high_nibbles(both);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
         std::int8_t const* const at = x + r * p.x_stride + 8 * line;
-        even[r] = _mm512_dpbusd_epi32(even[r], low, broadcast_word(at));
-        odd[r] = _mm512_dpbusd_epi32(odd[r], high, broadcast_word(at + 4));
+        __m512i const left = broadcast_word(at), right = broadcast_word(at + 4);
+#pragma GCC unroll 2
+        for (int k = 0; k < panels; ++k) {
+          sums[r][k][0] = _mm512_dpbusd_epi32(sums[r][k][0], low[k], left);
+          sums[r][k][chains - 1] = _mm512_dpbusd_epi32(sums[r][k][chains - 1], high[k], right);
+        }
       }
     }
-    fetch_ahead<rows>(g.scales);
-    x += 8 * g.count;
+    x += 8 * g[0].count;
+#pragma GCC unroll 2
+    for (int k = 0; k < panels; ++k) {
+      fetch_ahead<rows>(g[k].scales);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-      totals[r] =
-          add_group(p, r, group, g.index, g.scales, _mm512_add_epi32(even[r], odd[r]), totals[r], symmetric);
+      for (int r = 0; r < rows; ++r) {
+        __m512i const sum =
+            chains == 1 ? sums[r][k][0] : _mm512_add_epi32(sums[r][k][0], sums[r][k][chains - 1]);
+        totals[r][k] = add_group(p, r, group, g[k].index, g[k].scales, sum, totals[r][k], symmetric);
+      }
+    }
   }
-  for (int r = 0; r < rows; ++r) finish(p, r, panel, totals[r]);
+  for (int r = 0; r < rows; ++r)
+    for (int k = 0; k < panels; ++k) finish(p, r, panel + k, totals[r][k]);
 }
 
-void stream_panel(Product const& p, std::int64_t panel) {
+template <int panels>
+void stream_rows_of(Product const& p, std::int64_t panel) {
   switch (p.rows) {
     case 1:
-      return stream_panel<1>(p, panel);
+      return stream_panels<1, panels>(p, panel);
     case 2:
-      return stream_panel<2>(p, panel);
+      return stream_panels<2, panels>(p, panel);
     case 3:
-      return stream_panel<3>(p, panel);
+      return stream_panels<3, panels>(p, panel);
     case 4:
-      return stream_panel<4>(p, panel);
+      return stream_panels<4, panels>(p, panel);
     case 5:
-      return stream_panel<5>(p, panel);
+      return stream_panels<5, panels>(p, panel);
     case 6:
-      return stream_panel<6>(p, panel);
+      return stream_panels<6, panels>(p, panel);
     case 7:
-      return stream_panel<7>(p, panel);
+      return stream_panels<7, panels>(p, panel);
     default:
-      return stream_panel<8>(p, panel);
+      return stream_panels<8, panels>(p, panel);
   }
 }
 
@@ -95,8 +117,12 @@ void stream_rows(Product const& p) {
     std::int64_t const first = p.rows * i / count;
     passes[i] = rows_of(p, first, p.rows * (i + 1) / count - first);
   }
-  for (std::int64_t panel = 0; panel < p.w.count; ++panel)
-    for (std::int64_t i = 0; i < count; ++i) stream_panel(passes[i], panel);
+  std::int64_t panel = 0;
+  if (p.rows > 2)  // fewer leave memory the bound, which likes one stream better than two
+    for (; panel + 2 <= p.w.count; panel += 2)
+      for (std::int64_t i = 0; i < count; ++i) stream_rows_of<2>(passes[i], panel);
+  for (; panel < p.w.count; ++panel)
+    for (std::int64_t i = 0; i < count; ++i) stream_rows_of<1>(passes[i], panel);
 }
 
 // ---- many rows: the weights are unpacked once per chunk, tiles of rows pass over them ------------------
