@@ -19,9 +19,9 @@ struct Avx2 : Avx2Base {
 
   /// pairs += X [R, 8] times a line, two products in 16 bits, at most 2 * 15 * 128 in magnitude.
   template <class Lines, int R>
-  [[gnu::always_inline]] static void add_line(std::uint8_t const* line, std::int8_t const* x,
-                                              std::int64_t stride, Dots<R>& pairs) {
-    Lines::template fetch<R>(line);
+  [[gnu::always_inline]] static void add_line(std::uint8_t const* line, std::int64_t index,
+                                              std::int8_t const* x, std::int64_t stride, Dots<R>& pairs) {
+    Lines::template fetch<R>(line, index);
     for (int half = 0; half < 2; ++half) {
       __m256i const left = Lines::nibbles(line, half, 0), right = Lines::nibbles(line, half, 1);
       for (int r = 0; r < R; ++r) {
@@ -47,7 +47,7 @@ struct Avx2 : Avx2Base {
     clear<R>(dots);
 #pragma GCC unroll 4
     for (int line = 0; line < 4; ++line)
-      add_line<Lines, R>(lines + line * Lines::line_bytes, x + 8 * line, stride, dots);
+      add_line<Lines, R>(lines + line * Lines::line_bytes, line, x + 8 * line, stride, dots);
     widen<R>(dots);
   }
 
@@ -73,7 +73,7 @@ struct Avx2 : Avx2Base {
     Dots<R> rest;
     clear<R>(rest);
     for (; line < count; ++line)
-      add_line<Lines, R>(lines + line * Lines::line_bytes, x + 8 * line, stride, rest);
+      add_line<Lines, R>(lines + line * Lines::line_bytes, line, x + 8 * line, stride, rest);
     widen<R>(rest);
     add<R>(rest, dots);
   }

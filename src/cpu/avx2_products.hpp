@@ -33,8 +33,8 @@ struct PackedLines {
     return _mm256_and_si256(half == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
   }
   template <int R>
-  [[gnu::always_inline]] static void fetch(std::uint8_t const* line) {
-    fetch_ahead<R>(line);
+  [[gnu::always_inline]] static void fetch(std::uint8_t const* line, std::int64_t index) {
+    fetch_ahead<R>(line, index);
   }
 };
 
@@ -44,7 +44,7 @@ struct UnpackedLines {
     return load(line + 64 * half + 32 * part);
   }
   template <int R>
-  static void fetch(std::uint8_t const*) {}
+  static void fetch(std::uint8_t const*, std::int64_t) {}
 };
 
 /// The parts of a Set that do not depend on the dot product.
@@ -54,7 +54,7 @@ struct Avx2Base {
 
   static void unpack(std::uint8_t const* lines, std::int64_t count, std::uint8_t* to) {
     for (std::int64_t line = 0; line < count; ++line, lines += 64, to += 128) {
-      PackedLines::fetch<2>(lines);
+      PackedLines::fetch<2>(lines, line);
       for (int half = 0; half < 2; ++half)
         for (int part = 0; part < 2; ++part)
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 64 * half + 32 * part),

@@ -44,7 +44,7 @@ void stream_panels(Product const& p, std::int64_t panel) {
       __m512i low[panels], high[panels];
 #pragma GCC unroll 2
       for (int k = 0; k < panels; ++k) {
-        fetch_ahead<rows>(g[k].lines + 64 * line);
+        fetch_ahead<rows>(g[k].lines + 64 * line, line);
         __m512i const both = _mm512_load_si512(g[k].lines + 64 * line);
         low[k] = low_nibbles(both);
         high[k] = high_nibbles(both);
@@ -63,7 +63,7 @@ void stream_panels(Product const& p, std::int64_t panel) {
     x += 8 * g[0].count;
 #pragma GCC unroll 2
     for (int k = 0; k < panels; ++k) {
-      fetch_ahead<rows>(g[k].scales);
+      fetch_ahead<rows>(g[k].scales, 1);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
         __m512i const sum =

@@ -25,7 +25,7 @@ struct AvxVnni : Avx2Base {
         for (int part = 0; part < 2; ++part) sums[chain][r][part] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (std::int64_t line = 0; line < count; ++line) {
-      Lines::template fetch<R>(lines);
+      Lines::template fetch<R>(lines, line);
       for (int half = 0; half < 2; ++half) {
         __m256i const left = Lines::nibbles(lines, half, 0), right = Lines::nibbles(lines, half, 1);
         __m256i(&sum)[R][2] = sums[half % chains];

@@ -19,7 +19,7 @@ struct UnpackedLines {
     return vreinterpretq_s8_u8(vld1q_u8(line + 64 * half + 16 * part));
   }
   template <int R>
-  static void fetch(std::uint8_t const*) {}
+  static void fetch(std::uint8_t const*, std::int64_t) {}
 };
 
 struct NeonDotprod : NeonBase {

@@ -29,7 +29,7 @@ struct UnpackedPairs {
     return vreinterpretq_s8_u8(vld1q_u8(line + 16 * pair));
   }
   template <int R>
-  static void fetch(std::uint8_t const*) {}
+  static void fetch(std::uint8_t const*, std::int64_t) {}
 };
 
 struct NeonI8mm : NeonBase {
@@ -52,7 +52,7 @@ struct NeonI8mm : NeonBase {
     for (auto& row : sums)
       for (int32x4_t& sum : row) sum = vdupq_n_s32(0);
     for (std::int64_t line = 0; line < count; ++line, lines += Lines::line_bytes, x += 8) {
-      Lines::template fetch<R>(lines);
+      Lines::template fetch<R>(lines, line);
       int8x16_t rows[row_pairs];
       for (int r = 0; r < row_pairs; ++r)
         rows[r] = vcombine_s8(vld1_s8(x + 2 * r * stride),

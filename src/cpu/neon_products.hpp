@@ -24,8 +24,8 @@ struct PackedLines {
     return vreinterpretq_s8_u8(half == 0 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4));
   }
   template <int R>
-  [[gnu::always_inline]] static void fetch(std::uint8_t const* line) {
-    fetch_ahead<R>(line);
+  [[gnu::always_inline]] static void fetch(std::uint8_t const* line, std::int64_t index) {
+    fetch_ahead<R>(line, index);
   }
 };
 
@@ -108,7 +108,7 @@ void dot_product(std::uint8_t const* lines, std::int64_t count, std::int8_t cons
                  int32x4_t (&dots)[R][4]) {
   NeonBase::clear<R>(dots);
   for (std::int64_t line = 0; line < count; ++line, lines += Lines::line_bytes, x += 8) {
-    Lines::template fetch<R>(lines);
+    Lines::template fetch<R>(lines, line);
     int8x8_t eight[R];
     for (int r = 0; r < R; ++r) eight[r] = vld1_s8(x + r * stride);
     for (int part = 0; part < 4; ++part) {
