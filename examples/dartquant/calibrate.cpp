@@ -85,10 +85,8 @@ void run(CalibrateFlags const& flags) {
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
   ProgressDisplay progress(flags.common.detail());
-  TokenWindows const windows =
-      flags.source.given() ? spread_windows(model, flags.source, seqlen, flags.learning.samples)
-                           : write_own_text(flags.common, machine, model,
-                                            {.windows = flags.learning.samples, .seqlen = seqlen}, progress);
+  LearningText text(flags.common, machine, model, flags.source, seqlen, flags.learning.samples, progress);
+  TokenWindows const& windows = text.windows();
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
   print_plan(flags.common, machine.device,
              fmt::format("learn {} of {} on {} windows of {} tokens", active.name(), name_of(model),
@@ -100,13 +98,9 @@ void run(CalibrateFlags const& flags) {
   progress.finish();
   write_rotations(found, flags.output, active, windows, flags.source);
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  Json report{{"model", name_of(model)},
-              {"device", machine.device},
-              {"output", flags.output},
-              {"rotations", active.name()},
-              {"windows", windows.rows()},
-              {"seqlen", seqlen},
-              {"text", flags.source.given() ? flags.source.file() : "written by the model"}};
+  Json report{{"model", name_of(model)},    {"device", machine.device},  {"output", flags.output},
+              {"rotations", active.name()}, {"windows", windows.rows()}, {"seqlen", seqlen},
+              {"text", text.name()}};
   report.update(to_json(found));
   report["total_seconds"] = seconds;
   write_json(flags.common.json, report);

@@ -20,6 +20,7 @@
 #include "flags.hpp"
 #include "html_report.hpp"
 #include "output.hpp"
+#include "own_text.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "units.hpp"
@@ -33,6 +34,7 @@ constexpr char const* compare_example = R"(Example:
     --methods rtn,quarot,dartquant,centred --scheme w4a4kv4,w16a4 --seeds 5 --html report.html
 
 Rounds the model in memory with the rotations of every method and seed, and measures each on the same text.
+Without --calibration the model writes the text to learn from (see dartquant generate).
 rtn is the model without any rotation; it has no seed and appears once. The activations are captured once
 for all methods. Spread is the standard deviation over seeds; * marks the best mean of a scheme. `against` is
 the change of perplexity against --baseline, seed by seed, with its 95 % confidence interval (over windows of
@@ -105,11 +107,10 @@ void check_outputs(CompareFlags const& flags) {
                     a, " would be written twice: give every output a file of its own");
 }
 
-Experiment prepare(CompareFlags const& flags) {
+Experiment prepare(CompareFlags const& flags, ProgressDisplay& progress) {
   RotationSet const rotations = RotationSet::parse(flags.rotations);
   std::vector<Quantization> quantizations = parse_schemes(flags.scheme);
   std::vector<ModelCalibrationOptions> runs = plan_runs(flags, rotations);
-  require_given(flags.calibration, "--calibration TEXT or --calibration-tokens FILE.npy");
   require_given(flags.source, "--text TEXT or --tokens FILE.npy");
   Method const reference = reference_of(flags, runs);
   check_outputs(flags);
@@ -117,11 +118,14 @@ Experiment prepare(CompareFlags const& flags) {
   Model const model = Model::open(flags.common.model);
   index_t const seqlen = window_length(model, flags.seqlen);
   for (ModelCalibrationOptions& run : runs) run.learners = machine.learners;
+  TokenWindows measured = first_windows(model, flags.source, seqlen, flags.windows);
+  LearningText learning(flags.common, machine, model, flags.calibration, seqlen, flags.learning.samples,
+                        progress);
   return {machine.cpu,
           machine.device,
           model,
-          spread_windows(model, flags.calibration, seqlen, flags.learning.samples),
-          first_windows(model, flags.source, seqlen, flags.windows),
+          learning.windows(),
+          std::move(measured),
           rotations,
           std::move(quantizations),
           std::move(runs),
@@ -161,7 +165,8 @@ void gather_facts(Experiment const& experiment, CompareFlags const& flags, Compa
   comparison.facts = {
       {"command", flags.command},
       model_fact(experiment.model),
-      text_fact("learned on", flags.calibration.file(), experiment.learn),
+      text_fact("learned on", flags.calibration.given() ? flags.calibration.file() : "written by the model",
+                experiment.learn),
       text_fact("measured on", flags.source.file(), experiment.measure),
       {"rotations", experiment.rotations.name()},
       {"device", experiment.device},
@@ -199,9 +204,9 @@ void print_notes(std::vector<ModelCalibration> const& calibrations) {
 }
 
 void run(CompareFlags const& flags) {
-  Experiment const experiment = prepare(flags);
-  announce(flags, experiment);
   ProgressDisplay progress(flags.common.detail());
+  Experiment const experiment = prepare(flags, progress);
+  announce(flags, experiment);
   Comparison comparison = program::run(experiment, progress);
   write_reports(experiment, flags, progress, comparison);
   fmt::print("{}, {} windows of {} tokens, rotations {}, learned on {} windows, {} {}\n\n{}",
@@ -219,7 +224,8 @@ void add_compare(CLI::App& program) {
   CLI::App* const command = program.add_subcommand("compare", "Compare methods: one table of 4-bit results");
   add_common_flags(*command, flags->common);
   add_device_flag(*command, flags->common);
-  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
+  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens",
+                 "to learn from; without one the model writes its own");
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
   command->add_option("--methods", flags->methods, "several with commas, of\n" + describe_methods())
       ->type_name("LIST")

@@ -168,8 +168,9 @@ void run(EvalFlags const& flags) {
   else if (changed && !packed) original = model;
   index_t const seqlen = window_length(model, flags.seqlen);
   TokenWindows const windows = first_windows(model, flags.source, seqlen, flags.windows);
-  TokenWindows const text =
-      rounding_windows(model, flags.calibration, seqlen, flags.samples, options.quantization.weights());
+  ProgressDisplay progress(flags.common.detail());
+  LearningText learning(flags.common, machine, model, flags.calibration, seqlen, flags.samples, progress);
+  TokenWindows const text = rounding_windows(learning, options.quantization.weights());
   options.hessian_windows = &text;
   char const* const passes = !original ? "" : flags.integers ? ", three passes" : ", two passes";
   print_plan(flags.common, machine.device,
@@ -177,7 +178,6 @@ void run(EvalFlags const& flags) {
              with_rounding(plan(cpu, model, Job::evaluate, windows.rows(), seqlen), cpu, model, text,
                            flags.integers ? 2 : 1));
 
-  ProgressDisplay progress(flags.common.detail());
   std::optional<ReferenceCheck> check;
   if (!flags.reference.empty()) check = check_reference(cpu, model, flags.reference, windows, options);
   Evaluation const found = measure(cpu, model, windows, options, original, progress);
@@ -214,7 +214,7 @@ void add_eval(CLI::App& program) {
   add_device_flag(*command, flags->common);
   add_text_flags(*command, flags->source, "--text", "--tokens", "to measure on");
   add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens",
-                 "for --weights gptq and lwc to look at");
+                 "for --weights gptq and lwc to look at; without one the model writes its own");
   add_samples_flag(*command, flags->samples);
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")
       ->type_name("N");

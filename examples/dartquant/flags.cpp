@@ -112,8 +112,7 @@ void add_text_flags(CLI::App& command, TextSource& source, std::string const& te
 }
 
 void require_given(TextSource const& source, std::string const& names) {
-  detail::require(source.given(), "no text was given: add ", names,
-                  " (dartquant generate lets the model write one)");
+  detail::require(source.given(), "no text was given: add ", names);
 }
 
 void add_method_flag(CLI::App& command, LearningFlags& flags) {

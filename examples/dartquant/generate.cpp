@@ -122,7 +122,11 @@ void add_generate(CLI::App& program) {
       ->type_name("FILE.npy")
       ->required();
   command->footer(generate_example);
-  command->callback([flags] { run(*flags); });
+  command->callback([flags, command] {
+    detail::require(command->count("--prompt") == 0 || flags->text.source.given(), "--prompt ",
+                    flags->text.prompt, ": there is no text to take tokens from; add --text or --tokens");
+    run(*flags);
+  });
 }
 
 }  // namespace dartquant::program

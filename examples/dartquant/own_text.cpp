@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -30,7 +31,7 @@ Plan fitting_plan(Machine const& machine, Model const& model, index_t windows, i
   detail::require(memory == 0 || needed.memory_bytes <= memory, name_of(model), " takes ",
                   format_bytes(needed.memory_bytes), " of memory to write ", windows, " windows of ", seqlen,
                   " tokens, and this machine has ", format_bytes(memory),
-                  ": give a text to learn from (--text), or ask for fewer windows or tokens");
+                  ": give a text to learn from (see --help), or ask for fewer windows or tokens");
   return needed;
 }
 
@@ -66,5 +67,25 @@ TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Mo
   progress.finish();
   return written;
 }
+
+LearningText::LearningText(CommonFlags const& flags, Machine const& machine, Model const& model,
+                           TextSource source, index_t seqlen, index_t samples, ProgressDisplay& progress)
+    : flags_(flags),
+      machine_(machine),
+      model_(model),
+      source_(std::move(source)),
+      seqlen_(seqlen),
+      samples_(samples),
+      progress_(progress) {}
+
+TokenWindows const& LearningText::windows() {
+  if (!windows_)
+    windows_ = source_.given() ? spread_windows(model_, source_, seqlen_, samples_)
+                               : write_own_text(flags_, machine_, model_,
+                                                {.windows = samples_, .seqlen = seqlen_}, progress_);
+  return *windows_;
+}
+
+std::string LearningText::name() const { return source_.given() ? source_.file() : "written by the model"; }
 
 }  // namespace dartquant::program

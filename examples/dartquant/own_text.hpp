@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include <dartquant/model/forward.hpp>
 
 #include "flags.hpp"
@@ -21,5 +24,30 @@ struct OwnText {
 [[nodiscard]] TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine,
                                           Model const& model, OwnText const& wanted,
                                           ProgressDisplay& progress);
+
+/// The windows that a command learns from and rounds weights by: of a text, or where none was given written
+/// by the model. They are read or written once, when they are first asked for.
+class LearningText {
+ public:
+  /// At most `samples` windows. What is passed by reference must outlive this.
+  LearningText(CommonFlags const& flags, Machine const& machine, Model const& model, TextSource source,
+               index_t seqlen, index_t samples, ProgressDisplay& progress);
+
+  /// Errors: those of spread_windows or write_own_text.
+  [[nodiscard]] TokenWindows const& windows();
+  /// The file, or that the model wrote it.
+  [[nodiscard]] std::string name() const;
+  /// Whether the model has written it.
+  [[nodiscard]] bool is_written() const { return windows_ && !source_.given(); }
+
+ private:
+  CommonFlags const& flags_;
+  Machine const& machine_;
+  Model const& model_;
+  TextSource source_;
+  index_t seqlen_, samples_;
+  ProgressDisplay& progress_;
+  std::optional<TokenWindows> windows_{};
+};
 
 }  // namespace dartquant::program

@@ -17,6 +17,7 @@
 #include "flags.hpp"
 #include "integers.hpp"
 #include "output.hpp"
+#include "own_text.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "rounding.hpp"
@@ -41,8 +42,10 @@ constexpr char const* quantize_example =
     "my-model-int4\n\n"
     "Learns rotations (or takes those of a file), folds them, rounds the linear layers' weights to the grid "
     "of the\n"
-    "scheme and writes them. --format checkpoint: as values in --dtype, which any Hugging Face reader "
-    "loads;\n"
+    "scheme and writes them. Without --calibration the model writes the text to learn from, with all weights "
+    "in\n"
+    "memory (see dartquant generate). --format checkpoint: as values in --dtype, which any Hugging Face "
+    "reader loads;\n"
     "compressed-tensors: INT4 as vLLM reads it, with the online R4 in transform_config; native: INT4 in the "
     "layout\n"
     "that the kernels multiply from, which eval and examples/engine run. In a checkpoint the bits of "
@@ -77,7 +80,7 @@ struct Measured {
 
 /// Where no file was given: from the calibration text. R3 and R4 need no calibration.
 Rotations find_rotations(Machine const& machine, Model const& model, QuantizeFlags const& flags,
-                         ProgressDisplay& progress) {
+                         LearningText& text, ProgressDisplay& progress) {
   if (!flags.rotations.empty()) return load_rotations(flags.rotations, model.config());
   RotationSet active =
       flags.active.empty() ? RotationSet{.r1 = true, .r2 = true} : RotationSet::parse(flags.active);
@@ -90,20 +93,19 @@ Rotations find_rotations(Machine const& machine, Model const& model, QuantizeFla
       " transforms inputs online, which only --format native can hold: choose that, or measure it with "
       "`dartquant calibrate` and `eval --rotations`, or choose another method");
   if (!method.transforms() && (!method.rotates() || active == RotationSet{})) return {};
-  require_given(flags.calibration, "--calibration TEXT to learn from, or --rotations FILE");
-  index_t const seqlen = window_length(model, flags.seqlen);
-  TokenWindows const windows = spread_windows(model, flags.calibration, seqlen, flags.learning.samples);
+  TokenWindows const& windows = text.windows();
   CaptureOptions const capture = flags.learning.capture(flags.common.seed, progress.callback());
-  print_plan(flags.common, machine.device,
-             fmt::format("learn {} on {} windows of {} tokens", active.name(), windows.rows(), seqlen),
-             plan(machine.cpu, model, Job::calibrate, windows.rows(), seqlen, options, capture));
+  print_plan(
+      flags.common, machine.device,
+      fmt::format("learn {} on {} windows of {} tokens", active.name(), windows.rows(), windows.cols()),
+      plan(machine.cpu, model, Job::calibrate, windows.rows(), windows.cols(), options, capture));
   progress.start("calibrate");
   ModelCalibration found = calibrate(machine.cpu, model, windows, options, capture);
   progress.finish();
   return std::move(found.rotations);
 }
 
-std::map<std::string, std::string> manifest_of(QuantizeFlags const& flags) {
+std::map<std::string, std::string> manifest_of(QuantizeFlags const& flags, LearningText const& text) {
   std::map<std::string, std::string> manifest = origin_of_rotations(flags.rotations);
   manifest.insert(flags.given.begin(), flags.given.end());
   manifest["scheme"] = flags.quantization().scheme.name();
@@ -111,31 +113,33 @@ std::map<std::string, std::string> manifest_of(QuantizeFlags const& flags) {
     manifest["method"] = flags.learning.method;
     manifest["seed"] = std::to_string(flags.common.seed);
   }
+  if (text.is_written()) manifest["calibration"] = text.name();
   return manifest;
 }
 
 FoldOptions fold_options(QuantizeFlags const& flags, RotationSet active, TokenWindows const& text,
-                         Progress progress) {
+                         std::map<std::string, std::string> manifest, Progress progress) {
   FoldOptions options;
   options.rotations = active;
   options.rotations.r3 = false;
   options.dtype = dtype_of(flags.dtype);
   options.weights = flags.quantization().weights();
   options.hessian_windows = &text;
-  options.manifest = manifest_of(flags);
+  options.manifest = std::move(manifest);
   options.progress = std::move(progress);
   return options;
 }
 
 QuantizedFolderOptions packed_options(QuantizeFlags const& flags, RotationSet active,
-                                      TokenWindows const& text, Progress progress) {
+                                      TokenWindows const& text, std::map<std::string, std::string> manifest,
+                                      Progress progress) {
   QuantizedFolderOptions options;
   options.format = flags.format == "native" ? FolderFormat::native : FolderFormat::compressed_tensors;
   options.rotations = active;
   options.quantization = flags.quantization();
   options.dtype = dtype_of(flags.dtype);
   options.hessian_windows = &text;
-  options.manifest = manifest_of(flags);
+  options.manifest = std::move(manifest);
   options.progress = std::move(progress);
   return options;
 }
@@ -150,7 +154,8 @@ Held held_in_folder(QuantizeFlags const& flags, Model const& model, Rotations co
                     RotationSet active) {
   if (!flags.packed()) return {without_shifts(rotations), active};
   TokenWindows const none;
-  Held held{rotations_in_folder(rotations, model.config(), packed_options(flags, active, none, {})), active};
+  Held held{rotations_in_folder(rotations, model.config(), packed_options(flags, active, none, {}, {})),
+            active};
   held.active.r4 = false;
   return held;
 }
@@ -245,24 +250,29 @@ void run(QuantizeFlags const& flags) {
   TokenWindows windows;
   if (flags.source.given())
     windows = first_windows(model, flags.source, window_length(model, flags.seqlen), flags.windows);
-  TokenWindows const text = rounding_windows(model, flags.calibration, window_length(model, flags.seqlen),
-                                             flags.learning.samples, quantization.weights());
+  std::uint64_t const disk_bytes = written_bytes(model, dtype_of(flags.dtype));
+  { StagedFolder const probe(flags.output, model.folder(), disk_bytes); }  // fails before the learning
+  ProgressDisplay progress(flags.common.detail());
+  LearningText learning(flags.common, machine, model, flags.calibration, window_length(model, flags.seqlen),
+                        flags.learning.samples, progress);
+  TokenWindows const text = rounding_windows(learning, quantization.weights());
   Plan job = with_rounding(plan(cpu, model, Job::fold, 2, calibration_seqlen(model.config())), cpu, model,
                            text, flags.integers ? 3 : 2);  // written, checked, on integers
-  job.disk_bytes = written_bytes(model, dtype_of(flags.dtype));
-  { StagedFolder const probe(flags.output, model.folder(), job.disk_bytes); }  // fails before the learning
-  ProgressDisplay progress(flags.common.detail());
-  Rotations const rotations = find_rotations(machine, model, flags, progress);
+  job.disk_bytes = disk_bytes;
+  Rotations const rotations = find_rotations(machine, model, flags, learning, progress);
   RotationSet const active = active_rotations(flags.active, rotations);
   print_plan(flags.common, machine.device,
              fmt::format("fold {}, round to {}, write", active.name(), quantization.scheme.name()), job);
 
   StagedFolder output(flags.output, model.folder(), job.disk_bytes);
   progress.start("quantize");
-  FoldReport done = flags.packed() ? write_quantized(cpu, model, rotations, output.path(),
-                                                     packed_options(flags, active, text, progress.callback()))
-                                   : fold(cpu, model, rotations, output.path(),
-                                          fold_options(flags, active, text, progress.callback()));
+  FoldReport done =
+      flags.packed()
+          ? write_quantized(
+                cpu, model, rotations, output.path(),
+                packed_options(flags, active, text, manifest_of(flags, learning), progress.callback()))
+          : fold(cpu, model, rotations, output.path(),
+                 fold_options(flags, active, text, manifest_of(flags, learning), progress.callback()));
   progress.finish();
   done.notes = notes_of(flags, active, done);
   Model const written = Model::open(output.path(), Weights::any);
@@ -291,7 +301,8 @@ void add_quantize(CLI::App& program) {
       program.add_subcommand("quantize", "Calibrate, fold, round the weights, write and measure");
   add_common_flags(*command, flags->common);
   add_device_flag(*command, flags->common);
-  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens", "to learn from");
+  add_text_flags(*command, flags->calibration, "--calibration", "--calibration-tokens",
+                 "to learn from; without one the model writes its own");
   add_text_flags(*command, flags->source, "--text", "--tokens",
                  "to measure on (default: nothing is measured)");
   command->add_option("--seqlen", flags->seqlen, "tokens per window; default min(2048, positions)")

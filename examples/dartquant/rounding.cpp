@@ -1,21 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rounding.hpp"
 
-#include <algorithm>
-
-#include <dartquant/core/error.hpp>
-
-#include "windows.hpp"
-
 namespace dartquant::program {
 
-TokenWindows rounding_windows(Model const& model, TextSource const& source, index_t seqlen, index_t samples,
-                              WeightQuantization const& weights) {
+TokenWindows rounding_windows(LearningText& text, WeightQuantization const& weights) {
   if (!weights.needs_text()) return {};
-  detail::require(source.given(), "--weights ", dartquant::name_of(weights.rounding),
-                  " looks at what the layers read on a text: add --calibration TEXT or --calibration-tokens "
-                  "FILE.npy, or take --weights rtn");
-  return spread_windows(model, source, seqlen, samples);
+  return text.windows();
 }
 
 Plan with_rounding(Plan plan, Cpu const& cpu, Model const& model, TokenWindows const& text, double times) {

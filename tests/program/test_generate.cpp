@@ -83,6 +83,59 @@ TEST_CASE("calibrate without a text learns on what the model writes", "[program]
   CHECK(r1("own.safetensors") == r1("read.safetensors"));
 }
 
+TEST_CASE("compare, quantize and eval without a text to learn from take what the model writes",
+          "[program][generate]") {
+  Scratch const scratch;
+  auto const with = [](std::vector<std::string> line, std::vector<std::string> const& more) {
+    std::vector<std::string> const fast{"--samples", "8", "--seqlen", "32", "--windows", "2"};
+    line.insert(line.end(), fast.begin(), fast.end());
+    line.insert(line.end(), more.begin(), more.end());
+    return run_program(line);
+  };
+  REQUIRE(
+      run_program({"generate", model, "--windows", "8", "--seqlen", "32", "-o", scratch / "ids.npy"}).code ==
+      0);
+  std::vector<std::string> const given{"--calibration-tokens", scratch / "ids.npy"};
+  std::string const announced = "let tiny-llama write 8 windows of 32 tokens";
+
+  SECTION("compare") {
+    std::vector<std::string> const line{"compare",   model,  "--text",   text, "--methods",   "centred",
+                                        "--weights", "gptq", "--epochs", "1",  "--r2-epochs", "1"};
+    Outcome const own = with(line, {"--html", scratch / "report.html"}), read = with(line, given);
+    REQUIRE(own.code == 0);
+    CHECK(own.err.find(announced) == own.err.rfind(announced));  // once
+    CHECK(own.err.find(announced) != own.err.npos);
+    CHECK(read_file(scratch / "report.html").find("written by the model") != std::string::npos);
+    REQUIRE(read.code == 0);
+    auto const perplexity = [](std::string const& out) {
+      std::size_t const at = out.find("centred");
+      REQUIRE(at != out.npos);
+      return out.substr(at, 40);
+    };
+    CHECK(perplexity(own.out) == perplexity(read.out));
+  }
+  SECTION("quantize") {
+    std::vector<std::string> const learning{"--epochs", "1", "--r2-epochs", "1", "--weights", "gptq"};
+    Outcome const own = with({"quantize", model, "-o", scratch / "own"}, learning);
+    REQUIRE(own.code == 0);
+    CHECK(own.err.find(announced) == own.err.rfind(announced));
+    auto const manifest = nlohmann::json::parse(read_file(scratch / "own/dartquant.json"));
+    CHECK(manifest["options"]["calibration"] == "written by the model");
+    std::vector<std::string> more = learning;
+    more.insert(more.end(), given.begin(), given.end());
+    REQUIRE(with({"quantize", model, "-o", scratch / "read"}, more).code == 0);
+    CHECK(read_file(scratch / "own/model.safetensors") == read_file(scratch / "read/model.safetensors"));
+  }
+  SECTION("eval") {
+    std::vector<std::string> const line{"eval",     model,   "--text",    text,
+                                        "--scheme", "w4a16", "--weights", "gptq"};
+    Outcome const own = with(line, {}), read = with(line, given);
+    REQUIRE(own.code == 0);
+    CHECK(own.err.find(announced) != own.err.npos);
+    CHECK(own.out == read.out);
+  }
+}
+
 TEST_CASE("a vocabulary that is larger than the tokenizer's hurts nothing", "[program][generate]") {
   Scratch const scratch;
   fs::path const padded = scratch.path() / "padded";
@@ -125,6 +178,7 @@ TEST_CASE("what cannot be written is one sentence", "[program][generate]") {
   };
   refused({"--text", text, "--prompt", "32"}, "nothing would be left to write", 2);
   refused({"--temperature", "-1"}, "--temperature", 2);
+  refused({"--prompt", "5"}, "no text to take tokens from", 2);
   refused({"--text", scratch / "none.txt"}, "none.txt", 6);
   auto const large = [&](char const* windows, char const* part) {
     Outcome const outcome = run_program({"generate", model, "--windows", windows, "-o", scratch / "x.npy"});
