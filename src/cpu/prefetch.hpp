@@ -10,7 +10,7 @@
 namespace dartquant::cpu {
 namespace {
 
-constexpr std::intptr_t page_bytes = 4096, pages_ahead = 16;
+constexpr std::intptr_t page_bytes = 4096, pages_ahead = 32;
 
 /// Asks for what follows line number `index` of a group, which `rows` rows multiply: for lines, few ahead for
 /// one row, where there is little work to hide their latency behind; and for the beginning of a page long
@@ -21,7 +21,7 @@ template <int rows>
   constexpr std::intptr_t lines_ahead = rows == 1 ? 8 : 64;
   auto const at = reinterpret_cast<std::intptr_t>(line);
   __builtin_prefetch(reinterpret_cast<char const*>(at + 64 * lines_ahead));
-  if (index % 16 == 0)
+  if (index % 32 == 0)
     __builtin_prefetch(reinterpret_cast<char const*>((at + page_bytes * pages_ahead) & -page_bytes));
 }
 
