@@ -106,8 +106,9 @@ dartquant_status dartquant_cuda_matmul(void* stream, dartquant_weights const* we
                                        size_t packed_bytes, dartquant_quantized const* x, float const* bias,
                                        dartquant_matrix const* y, void* workspace, size_t workspace_bytes);
 
-/* W4A16 and W4A32, see dartquant_matmul_float: X of any type, Y of float32 or of X's type. The bound is twice
- * that of the CPU: tensor cores truncate partial sums. */
+/* W4A16 and W4A32: the product of dartquant_matmul_float, X of any type, Y of float32 or of X's type. Not with
+ * its bytes: weights are dequantized on the way and products summed in float, within 2 (in + groups) 2^-24 sum
+ * |x||w| of the exact product (tensor cores truncate partial sums). NaN and infinity propagate. */
 dartquant_status dartquant_cuda_matmul_float(void* stream, dartquant_weights const* weights, void const* packed,
                                              size_t packed_bytes, dartquant_matrix const* x, float const* bias,
                                              dartquant_matrix const* y);
