@@ -63,7 +63,7 @@ void write_rotations(ModelCalibration const& found, std::string const& file, Rot
       {"rotations", active.name()},
       {"windows", std::to_string(windows.rows())},
       {"seqlen", std::to_string(windows.cols())},
-      {"calibration", source.given() ? "text" : "written by the model"},
+      {"calibration", source.given() ? "text" : name_of_text(source)},
       {"calibration_sha256", sha256(source.given() ? MappedFile(source.file()).bytes() : ids)}};
   TemporaryFiles const guard;
   save_rotations(found.rotations, file, metadata);

@@ -165,8 +165,7 @@ void gather_facts(Experiment const& experiment, CompareFlags const& flags, Compa
   comparison.facts = {
       {"command", flags.command},
       model_fact(experiment.model),
-      text_fact("learned on", flags.calibration.given() ? flags.calibration.file() : "written by the model",
-                experiment.learn),
+      text_fact("learned on", name_of_text(flags.calibration), experiment.learn),
       text_fact("measured on", flags.source.file(), experiment.measure),
       {"rotations", experiment.rotations.name()},
       {"device", experiment.device},

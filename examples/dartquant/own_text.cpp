@@ -68,6 +68,10 @@ TokenWindows write_own_text(CommonFlags const& flags, Machine const& machine, Mo
   return written;
 }
 
+std::string name_of_text(TextSource const& source) {
+  return source.given() ? source.file() : "written by the model";
+}
+
 LearningText::LearningText(CommonFlags const& flags, Machine const& machine, Model const& model,
                            TextSource source, index_t seqlen, index_t samples, ProgressDisplay& progress)
     : flags_(flags),
@@ -85,7 +89,5 @@ TokenWindows const& LearningText::windows() {
                                                 {.windows = samples_, .seqlen = seqlen_}, progress_);
   return *windows_;
 }
-
-std::string LearningText::name() const { return source_.given() ? source_.file() : "written by the model"; }
 
 }  // namespace dartquant::program

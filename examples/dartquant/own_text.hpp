@@ -25,6 +25,9 @@ struct OwnText {
                                           Model const& model, OwnText const& wanted,
                                           ProgressDisplay& progress);
 
+/// The file of a text to learn from, or that the model wrote it where none was given.
+[[nodiscard]] std::string name_of_text(TextSource const& source);
+
 /// The windows that a command learns from and rounds weights by: of a text, or where none was given written
 /// by the model. They are read or written once, when they are first asked for.
 class LearningText {
@@ -35,8 +38,7 @@ class LearningText {
 
   /// Errors: those of spread_windows or write_own_text.
   [[nodiscard]] TokenWindows const& windows();
-  /// The file, or that the model wrote it.
-  [[nodiscard]] std::string name() const;
+  [[nodiscard]] std::string name() const { return name_of_text(source_); }
   /// Whether the model has written it.
   [[nodiscard]] bool is_written() const { return windows_ && !source_.given(); }
 

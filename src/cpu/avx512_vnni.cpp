@@ -10,11 +10,11 @@
 namespace dartquant::cpu {
 namespace {
 
-// ---- few rows: the weights are streamed from memory once
-// ----------------------------------------------------------
+// ---- few rows: the weights are streamed from memory once -----------------------------------------------
 
 constexpr std::int64_t streamed_rows = 8;    // of a pass over packed lines
 constexpr std::int64_t streamed_passes = 3;  // more take longer than unpacking the lines once
+
 /// The nibbles of a line as bytes 0..15.
 inline __m512i low_nibbles(__m512i line) { return _mm512_and_si512(line, _mm512_set1_epi8(15)); }
 inline __m512i high_nibbles(__m512i line) { return low_nibbles(_mm512_srli_epi16(line, 4)); }

@@ -180,4 +180,15 @@ inline Case draw(Random& random, std::int64_t tokens, std::int64_t most) {
   return c;
 }
 
+/// Values of Y whose bits are not those of `expected` [rows, cols].
+inline std::int64_t different(Output const& y, std::vector<float> const& expected) {
+  std::int64_t wrong = 0;
+  for (std::int64_t i = 0; i < y.rows; ++i)
+    for (std::int64_t o = 0; o < y.cols; ++o) {
+      float const found = y.at(i, o);
+      wrong += std::memcmp(&found, &expected[static_cast<std::size_t>(i * y.cols + o)], sizeof found) != 0;
+    }
+  return wrong;
+}
+
 }  // namespace product_test
